@@ -1,0 +1,10 @@
+//! What each op costs on a device, and the problem this makes together with a graph.
+
+mod device;
+mod format;
+mod problem;
+mod profile;
+
+pub use device::Device;
+pub use problem::{Costs, Problem};
+pub use profile::{OpCost, Profile};

@@ -1,0 +1,75 @@
+//! Graph + costs + device: what a solver is given.
+
+use crate::cost::Device;
+use crate::entity::{EntityMap, OpId};
+use crate::error::{Error, Result};
+use crate::graph::Graph;
+use crate::units::{Bytes, Nanos};
+
+/// Time and workspace of every op of a graph.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Costs {
+    /// How long each op runs.
+    pub time: EntityMap<OpId, Nanos>,
+    /// Bytes each op needs while it runs, beside its inputs and outputs.
+    pub workspace: EntityMap<OpId, Bytes>,
+}
+
+/// Everything a solver is given: a graph, what its ops cost, and the device's capacities.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// A name for people.
+    pub name: String,
+    /// The training step.
+    pub graph: Graph,
+    /// What its ops cost.
+    pub costs: Costs,
+    /// What the device can hold and move.
+    pub device: Device,
+}
+
+impl Problem {
+    /// Put the parts together.
+    ///
+    /// # Errors
+    /// [`Error::InvalidProblem`] when there is not one cost per op, or when times or sizes add up
+    /// to more than 2^62, which leaves room to run every op many times over without overflow.
+    pub fn new(name: impl Into<String>, graph: Graph, costs: Costs, device: Device) -> Result<Self> {
+        let fault = |at: &str, why: String| Error::InvalidProblem { at: at.into(), why };
+        for (what, len) in [("time", costs.time.len()), ("workspace", costs.workspace.len())] {
+            if len != graph.ops().len() {
+                return Err(fault(what, format!("it has {len} entries for {} ops", graph.ops().len())));
+            }
+        }
+        const LIMIT: u64 = 1 << 62;
+        let mut time = 0u64;
+        for (op, t) in costs.time.iter() {
+            time = time.checked_add(t.get()).filter(|&t| t <= LIMIT).ok_or_else(|| {
+                fault(&graph.describe_op(op), "the times up to this op add up to more than 2^62 ns".into())
+            })?;
+        }
+        let mut bytes: u64 = graph.storages().values().map(|s| s.bytes.get()).sum();
+        for (op, w) in costs.workspace.iter() {
+            bytes = bytes.checked_add(w.get()).filter(|&b| b <= LIMIT).ok_or_else(|| {
+                fault(
+                    &graph.describe_op(op),
+                    "all sizes and the workspaces up to this op add up to more than 2^62 bytes".into(),
+                )
+            })?;
+        }
+        Ok(Self { name: name.into(), graph, costs, device })
+    }
+
+    /// T of the room definition: a bound no plan's peak can go below. The larger of what is live
+    /// at the end and what any one op needs by itself. An op that may work in place needs its
+    /// output's bytes only once.
+    pub fn trivial_bound(&self) -> Bytes {
+        let graph = &self.graph;
+        let ops = graph.ops().keys().map(|op| {
+            let saved =
+                graph.ops()[op].inplace.iter().map(|&(_, b)| graph.values()[graph.ops()[op].outputs[b]].bytes).sum();
+            graph.footprint(op).saturating_sub(saved) + self.costs.workspace[op]
+        });
+        ops.max().unwrap_or_default().max(graph.final_bytes())
+    }
+}

@@ -1,0 +1,153 @@
+//! The one error type of the crate.
+//!
+//! Every message names what was wrong, where, and what to do about it.
+
+use std::path::PathBuf;
+
+use crate::check::Violation;
+use crate::units::Bytes;
+
+/// `Result` with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that can go wrong, by kind.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A budget that cannot be read or makes no sense.
+    #[error("invalid budget `{text}`: {why}")]
+    InvalidBudget {
+        /// The budget as it was given.
+        text: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A problem whose parts contradict each other.
+    #[error("invalid problem: {at}: {why}")]
+    InvalidProblem {
+        /// The op or value at fault (`op12 (Float.Matmul)`, `v7 (t81)`), or the field.
+        at: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A file whose text is not of the expected format.
+    #[error("{file} is not a {expected} file: {why}")]
+    Format {
+        /// The file, or what stands for one.
+        file: String,
+        /// `plimsoll.problem` or `plimsoll.plan`.
+        expected: &'static str,
+        /// Where reading failed and why.
+        why: String,
+    },
+    /// A file written by a newer version of this program.
+    #[error("{file} has version {found} of {format}; this program reads up to {supported}: upgrade plimsoll")]
+    NewerVersion {
+        /// The file, or what stands for one.
+        file: String,
+        /// `plimsoll.problem` or `plimsoll.plan`.
+        format: &'static str,
+        /// The version found.
+        found: u64,
+        /// The newest version understood.
+        supported: u64,
+    },
+    /// A file that could not be read or written.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// `read` or `write`.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// A plan made for another graph than the one at hand.
+    #[error("the plan was made for graph {plan}, but this graph is {graph}: plan it anew")]
+    PlanForAnotherGraph {
+        /// Fingerprint in the plan.
+        plan: String,
+        /// Fingerprint of the graph at hand.
+        graph: String,
+    },
+    /// A plan that breaks a rule; found by [`check`](crate::check::check).
+    #[error("illegal plan: {0}")]
+    IllegalPlan(#[from] Violation),
+    /// No plan of this graph fits the budget.
+    #[error("{}", infeasible_message(*.budget, *.minimum, .why))]
+    Infeasible {
+        /// The budget in bytes.
+        budget: Bytes,
+        /// The smallest budget for which a plan was found, if one was.
+        minimum: Option<Bytes>,
+        /// What forces the bound: the binding op and the largest values live there.
+        blockers: Vec<Blocker>,
+        /// The reason in words.
+        why: String,
+    },
+    /// A solver name that the registry does not hold.
+    #[error("no solver is called `{name}`; there are: {known}")]
+    UnknownSolver {
+        /// The name asked for.
+        name: String,
+        /// The names there are.
+        known: String,
+    },
+    /// An option that the chosen solver cannot work with.
+    #[error("solver {solver} cannot take this problem: {why}")]
+    Unsupported {
+        /// The solver.
+        solver: &'static str,
+        /// What it lacks.
+        why: String,
+    },
+    /// A model or closure that cannot be traced.
+    #[error("cannot trace the step: {why}\n  help: {help}")]
+    Trace {
+        /// What in the model or the closure caused it.
+        why: String,
+        /// What to do.
+        help: String,
+    },
+    /// Inputs that do not fit the traced step.
+    #[error("invalid input: {why}")]
+    InvalidInput {
+        /// What is wrong with which input.
+        why: String,
+    },
+    /// A step that failed while running.
+    #[error("the step failed at {at}: {why}")]
+    Execution {
+        /// The op or step.
+        at: String,
+        /// The reason, usually the backend's panic message.
+        why: String,
+    },
+    /// A wrong setting of a model, device or option.
+    #[error("invalid setting {name}: {why}")]
+    InvalidSetting {
+        /// The setting.
+        name: String,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// A value that stands in the way of a smaller budget.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Blocker {
+    /// The value's name in the problem, with its id.
+    pub value: String,
+    /// Its size.
+    pub bytes: Bytes,
+    /// Why it has to be there (`parameter`, `input of op12 (Float.Matmul)`, ...).
+    pub why: String,
+}
+
+fn infeasible_message(budget: Bytes, minimum: Option<Bytes>, why: &str) -> String {
+    let found = match minimum {
+        Some(minimum) => format!("the smallest budget a plan was found for is {} ({minimum})", minimum.0),
+        None => "no budget was found to suffice".to_owned(),
+    };
+    format!("no plan fits the budget of {} bytes ({budget}): {why}; {found}", budget.0)
+}

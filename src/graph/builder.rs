@@ -1,0 +1,271 @@
+//! The only constructor of a [`Graph`]; everything a graph promises is checked here.
+
+use crate::entity::{Entity, EntityMap, OpId, StorageId, ValueId};
+use crate::error::{Error, Result};
+use crate::graph::Graph;
+use crate::graph::node::{Op, Role, Storage, Value};
+use crate::units::Bytes;
+
+/// A value as it is declared, before its storage and producer are known.
+#[derive(Clone, Debug, Default)]
+pub struct NewValue {
+    /// A name for people.
+    pub name: String,
+    /// Size in bytes.
+    pub bytes: Bytes,
+    /// Shape, empty when unknown.
+    pub dims: Vec<u64>,
+    /// The value whose storage this one shares.
+    pub alias_of: Option<ValueId>,
+    /// What it is for.
+    pub role: Role,
+}
+
+/// Collects values and ops in any order of calls and checks them in [`finish`](Self::finish).
+#[derive(Debug, Default)]
+pub struct GraphBuilder {
+    values: Vec<NewValue>,
+    ops: Vec<Op>,
+    resident: Vec<ValueId>,
+    outputs: Vec<ValueId>,
+}
+
+impl GraphBuilder {
+    /// An empty builder.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Declare a value.
+    pub fn value(&mut self, value: NewValue) -> ValueId {
+        self.values.push(value);
+        ValueId::from_index(self.values.len() - 1)
+    }
+
+    /// Append an op; ops must be appended in a valid order.
+    pub fn op(&mut self, op: Op) -> OpId {
+        self.ops.push(op);
+        OpId::from_index(self.ops.len() - 1)
+    }
+
+    /// Declare a value live from before the first step to after the last.
+    pub fn resident(&mut self, value: ValueId) {
+        self.resident.push(value);
+    }
+
+    /// Declare a value that must be live at the end.
+    pub fn output(&mut self, value: ValueId) {
+        self.outputs.push(value);
+    }
+
+    /// Check everything and build the graph.
+    ///
+    /// # Errors
+    /// [`Error::InvalidProblem`] naming the first fault: an id out of range, a value written
+    /// twice, read before it is written, or never written; aliases that form a cycle or join no
+    /// storage of the op that makes them; in-place pairs out of range; sizes whose sum overflows.
+    pub fn finish(self) -> Result<Graph> {
+        let count = self.values.len();
+        if count > u32::MAX as usize || self.ops.len() > u32::MAX as usize {
+            return Err(fault("problem".into(), "it has more than 2^32 ops or values"));
+        }
+        // The sum of everything must fit, counting each op's workspace elsewhere: then no later
+        // sum of live bytes can overflow.
+        let mut total = 0u64;
+        for (i, value) in self.values.iter().enumerate() {
+            total = total.checked_add(value.bytes.get()).ok_or_else(|| {
+                fault(self.at(ValueId::from_index(i)), "the sizes up to this value add up to more than 2^64 bytes")
+            })?;
+        }
+
+        let roots = self.resolve_roots()?;
+        let mut storages: EntityMap<StorageId, Storage> = EntityMap::new();
+        let mut storage_of = vec![None; count];
+        for v in (0..count).map(ValueId::from_index) {
+            if roots[v.index()] == v {
+                storage_of[v.index()] = Some(storages.push(Storage {
+                    root: v,
+                    bytes: self.values[v.index()].bytes,
+                    values: vec![v],
+                    resident: false,
+                }));
+            }
+        }
+        for v in (0..count).map(ValueId::from_index) {
+            let root = roots[v.index()];
+            if root != v {
+                let s = storage_of[root.index()].expect("a root has a storage");
+                storages[s].values.push(v);
+                storage_of[v.index()] = Some(s);
+            }
+        }
+
+        let mut values: EntityMap<ValueId, Value> = self
+            .values
+            .iter()
+            .zip(&storage_of)
+            .map(|(new, storage)| Value {
+                name: new.name.clone(),
+                bytes: new.bytes,
+                dims: new.dims.clone(),
+                storage: storage.expect("every value has a storage"),
+                alias_of: new.alias_of,
+                role: new.role,
+                producer: None,
+                resident: false,
+                output: false,
+            })
+            .collect();
+
+        for &v in &self.resident {
+            self.in_range(v, || "resident".into())?;
+            if std::mem::replace(&mut values[v].resident, true) {
+                return Err(fault(self.at(v), "it is listed twice as resident"));
+            }
+            storages[values[v].storage].resident = true;
+        }
+        for &v in &self.outputs {
+            self.in_range(v, || "outputs".into())?;
+            if std::mem::replace(&mut values[v].output, true) {
+                return Err(fault(self.at(v), "it is listed twice as output"));
+            }
+        }
+        self.check_ops(&mut values)?;
+        for &v in &self.outputs {
+            if values[v].producer.is_none() && !values[v].resident {
+                return Err(fault(self.at(v), "it is an output, but no op writes it and it is not resident"));
+            }
+        }
+        for (v, value) in values.iter() {
+            if let Some(base) = value.alias_of
+                && value.resident
+                && !values[base].resident
+            {
+                return Err(fault(
+                    self.at(v),
+                    &format!("it is resident, but {}, whose storage it shares, is not", self.at(base)),
+                ));
+            }
+        }
+        Ok(Graph::assemble(self.ops.into_iter().collect(), values, storages, self.outputs))
+    }
+
+    fn at(&self, v: ValueId) -> String {
+        match self.values.get(v.index()) {
+            Some(value) if !value.name.is_empty() => format!("{v} ({})", value.name),
+            _ => v.to_string(),
+        }
+    }
+
+    fn in_range(&self, v: ValueId, at: impl Fn() -> String) -> Result<()> {
+        let count = self.values.len();
+        match v.index() < count {
+            true => Ok(()),
+            false => Err(fault(at(), &format!("it refers to value {}, but there are only {count} values", v.index()))),
+        }
+    }
+
+    /// Follow each value's aliases to the value that owns the storage.
+    fn resolve_roots(&self) -> Result<Vec<ValueId>> {
+        let mut roots: Vec<Option<ValueId>> = vec![None; self.values.len()];
+        let mut path = Vec::new();
+        for start in (0..self.values.len()).map(ValueId::from_index) {
+            let mut v = start;
+            path.clear();
+            let root = loop {
+                if let Some(root) = roots[v.index()] {
+                    break root;
+                }
+                if path.len() > self.values.len() {
+                    return Err(fault(self.at(start), "its aliases form a cycle"));
+                }
+                path.push(v);
+                match self.values[v.index()].alias_of {
+                    None => break v,
+                    Some(base) => {
+                        self.in_range(base, || self.at(v))?;
+                        v = base;
+                    }
+                }
+            };
+            for v in &path {
+                roots[v.index()] = Some(root);
+            }
+        }
+        Ok(roots.into_iter().map(|r| r.expect("every value was visited")).collect())
+    }
+
+    /// Order, single assignment, aliases and in-place pairs of every op; fills in producers.
+    fn check_ops(&self, values: &mut EntityMap<ValueId, Value>) -> Result<()> {
+        for (i, op) in self.ops.iter().enumerate() {
+            let id = OpId::from_index(i);
+            let at = || format!("{id} ({})", op.kind);
+            for &v in &op.inputs {
+                self.in_range(v, at)?;
+                if !values[v].resident && values[v].producer.is_none() {
+                    let later = self.ops[i..].iter().position(|o| o.outputs.contains(&v));
+                    let why = match later {
+                        Some(0) => "which it writes itself".to_owned(),
+                        Some(n) => {
+                            format!("which only {} writes: the ops are not in a valid order", OpId::from_index(i + n))
+                        }
+                        None => "which no op writes and which is not resident".to_owned(),
+                    };
+                    return Err(fault(at(), &format!("it reads {}, {why}", self.at(v))));
+                }
+            }
+            if op.outputs.is_empty() {
+                return Err(fault(at(), "it writes no value"));
+            }
+            for &v in &op.outputs {
+                self.in_range(v, at)?;
+                if values[v].resident {
+                    return Err(fault(at(), &format!("it writes {}, which is resident", self.at(v))));
+                }
+                if let Some(first) = values[v].producer {
+                    return Err(fault(at(), &format!("it writes {}, which {first} already wrote", self.at(v))));
+                }
+                values[v].producer = Some(id);
+            }
+            for &v in &op.outputs {
+                if values[v].alias_of.is_some() {
+                    let storage = values[v].storage;
+                    let shares = op.inputs.iter().any(|&u| values[u].storage == storage)
+                        || op.outputs.iter().any(|&u| values[u].storage == storage && values[u].alias_of.is_none());
+                    if !shares {
+                        return Err(fault(
+                            at(),
+                            &format!("its output {} shares the storage of no input or output of the op", self.at(v)),
+                        ));
+                    }
+                }
+            }
+            for &(a, b) in &op.inplace {
+                if a >= op.inputs.len() || b >= op.outputs.len() {
+                    return Err(fault(
+                        at(),
+                        &format!(
+                            "its in-place pair [{a},{b}] is out of range: it has {} inputs and {} outputs",
+                            op.inputs.len(),
+                            op.outputs.len()
+                        ),
+                    ));
+                }
+                if values[op.outputs[b]].alias_of.is_some() {
+                    return Err(fault(
+                        at(),
+                        &format!(
+                            "its in-place pair [{a},{b}] names the view {}, which has no storage of its own",
+                            self.at(op.outputs[b])
+                        ),
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn fault(at: String, why: &str) -> Error {
+    Error::InvalidProblem { at, why: why.to_owned() }
+}

@@ -1,0 +1,93 @@
+//! The compute graph of one training step.
+//!
+//! A [`Graph`] is immutable and always valid: [`GraphBuilder`] is its only constructor. Its ops
+//! stand in the order the trace recorded them, which is a valid order.
+
+mod blocks;
+mod builder;
+mod fingerprint;
+mod liveness;
+mod node;
+mod order;
+
+pub use builder::{GraphBuilder, NewValue};
+pub use fingerprint::Fingerprint;
+pub use node::{Op, Phase, Replay, Role, Storage, Value};
+
+use crate::entity::{EntityMap, OpId, StorageId, ValueId};
+use crate::units::Bytes;
+
+/// One training step: ops and values in the order the trace recorded them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Graph {
+    ops: EntityMap<OpId, Op>,
+    values: EntityMap<ValueId, Value>,
+    storages: EntityMap<StorageId, Storage>,
+    outputs: Vec<ValueId>,
+    uses: EntityMap<ValueId, Vec<OpId>>,
+}
+
+impl Graph {
+    /// Called by the builder alone, with parts it has checked.
+    fn assemble(
+        ops: EntityMap<OpId, Op>,
+        values: EntityMap<ValueId, Value>,
+        storages: EntityMap<StorageId, Storage>,
+        outputs: Vec<ValueId>,
+    ) -> Self {
+        let mut uses = EntityMap::filled(Vec::new(), values.len());
+        for (id, op) in ops.iter() {
+            for &v in &op.inputs {
+                let users: &mut Vec<OpId> = &mut uses[v];
+                if users.last() != Some(&id) {
+                    users.push(id);
+                }
+            }
+        }
+        Self { ops, values, storages, outputs, uses }
+    }
+
+    /// The ops, in a valid order.
+    pub fn ops(&self) -> &EntityMap<OpId, Op> {
+        &self.ops
+    }
+
+    /// The values.
+    pub fn values(&self) -> &EntityMap<ValueId, Value> {
+        &self.values
+    }
+
+    /// The buffers.
+    pub fn storages(&self) -> &EntityMap<StorageId, Storage> {
+        &self.storages
+    }
+
+    /// The values that must be live at the end.
+    pub fn outputs(&self) -> &[ValueId] {
+        &self.outputs
+    }
+
+    /// The ops that read `value`, each once, in order.
+    pub fn uses(&self, value: ValueId) -> &[OpId] {
+        &self.uses[value]
+    }
+
+    /// Bytes of every storage that holds a resident value.
+    pub fn resident_bytes(&self) -> Bytes {
+        self.storages.values().filter(|s| s.resident).map(|s| s.bytes).sum()
+    }
+
+    /// `op12 (Float.Matmul)`, for messages.
+    pub fn describe_op(&self, op: OpId) -> String {
+        format!("{op} ({})", self.ops[op].kind)
+    }
+
+    /// `v7 (t81)`, for messages.
+    pub fn describe_value(&self, value: ValueId) -> String {
+        let name = &self.values[value].name;
+        match name.is_empty() {
+            true => value.to_string(),
+            false => format!("{value} ({name})"),
+        }
+    }
+}

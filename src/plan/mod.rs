@@ -1,0 +1,13 @@
+//! The answer: ordered steps, and what they are predicted to cost.
+
+mod format;
+mod lower;
+mod render;
+mod step;
+mod timeline;
+
+pub use format::{Plan, Predicted, Status};
+pub use lower::{Lowering, lower};
+pub use render::{render_steps, render_timeline};
+pub use step::Step;
+pub use timeline::{Lane, Span, Timeline, simulate};

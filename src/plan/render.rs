@@ -1,0 +1,82 @@
+//! Plans for people: a table of steps and a picture of memory over time, in plain text.
+
+use std::fmt::Write as _;
+
+use crate::cost::Problem;
+use crate::plan::{Step, Timeline};
+use crate::units::Bytes;
+
+/// One line per step: its number, what it does, and the bytes live during it.
+pub fn render_steps(problem: &Problem, steps: &[Step], timeline: &Timeline) -> String {
+    let graph = &problem.graph;
+    let mut ran = vec![0u32; graph.ops().len()];
+    let mut text = String::new();
+    for (index, (step, live)) in steps.iter().zip(&timeline.live).enumerate() {
+        let what = match step {
+            Step::Compute { op, inplace } => {
+                use crate::entity::Entity as _;
+                let again = match std::mem::replace(&mut ran[op.index()], 1) {
+                    0 => "compute",
+                    _ => "recompute",
+                };
+                let inplace = if inplace.is_empty() { "" } else { ", in place" };
+                format!("{again:<9} {}{inplace}", graph.describe_op(*op))
+            }
+            Step::Drop(v) => format!("drop      {}", graph.describe_value(*v)),
+            Step::Offload(v) => format!("offload   {}", graph.describe_value(*v)),
+            Step::Prefetch(v) => format!("prefetch  {}", graph.describe_value(*v)),
+        };
+        let _ = writeln!(text, "{index:>6}  {live:>12}  {what}");
+    }
+    text
+}
+
+/// Live bytes over the plan's time as a bar chart of `width` x `height` characters, with a line
+/// at the budget where it is in range.
+pub fn render_timeline(timeline: &Timeline, budget: Bytes, width: usize, height: usize) -> String {
+    const PARTS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    let (width, height) = (width.max(8), height.max(2));
+    let columns = columns(timeline, width);
+    let top = match budget < timeline.peak + timeline.peak {
+        true => budget.max(timeline.peak),
+        false => timeline.peak,
+    };
+    let scale = |bytes: Bytes| (bytes.get() as f64 / (top.get().max(1)) as f64 * (height * 8) as f64).round() as usize;
+    let budget_row = (budget <= top).then(|| (scale(budget).max(1) - 1) / 8);
+    let mut text = String::new();
+    for row in (0..height).rev() {
+        let label = match (Some(row) == budget_row, row + 1 == height, row) {
+            (true, _, _) => format!("budget {budget:>11}"),
+            (_, true, _) => format!("{top:>18}"),
+            (_, _, 0) => format!("{:>18}", "0 B"),
+            _ => " ".repeat(18),
+        };
+        let _ = write!(text, "{label} │");
+        for &bytes in &columns {
+            let filled = scale(bytes).saturating_sub(row * 8).min(8);
+            text.push(match (filled, Some(row) == budget_row) {
+                (0, true) => '╌',
+                (n, _) => PARTS[n],
+            });
+        }
+        text.push('\n');
+    }
+    let _ = writeln!(text, "{} └{}", " ".repeat(18), "─".repeat(width));
+    let end = timeline.time.to_string();
+    let _ = writeln!(text, "{}  0{end:>rest$}", " ".repeat(18), rest = width - 1);
+    text
+}
+
+/// The most bytes live in each of `width` equal parts of the plan's time.
+fn columns(timeline: &Timeline, width: usize) -> Vec<Bytes> {
+    let mut columns = vec![Bytes::ZERO; width];
+    let total = timeline.time.get().max(1) as f64;
+    for span in timeline.spans.iter().filter(|s| s.lane == crate::plan::Lane::Compute) {
+        let place = |t: u64| ((t as f64 / total * width as f64) as usize).min(width - 1);
+        let live = timeline.live[span.step];
+        for column in &mut columns[place(span.start.get())..=place(span.end.get())] {
+            *column = (*column).max(live);
+        }
+    }
+    columns
+}

@@ -1,0 +1,67 @@
+//! Named solvers: problem in, plan out.
+//!
+//! A solver searches over orders of computations ([`lower`](crate::plan::lower) turns an order
+//! into steps) and is judged by the simulator alone, never by its own estimate. Every plan that
+//! leaves this module has passed the checker's rules as the simulator states them and is checked
+//! again by whoever runs or saves it.
+
+use std::time::Duration;
+
+use crate::cost::Problem;
+use crate::error::{Blocker, Result};
+use crate::plan::Plan;
+use crate::units::Bytes;
+
+/// What a solver may use.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Wall-clock limit.
+    pub time_limit: Duration,
+    /// Limit on search steps, for runs that must not depend on the machine's speed.
+    pub node_limit: Option<u64>,
+    /// Seed of every random choice.
+    pub seed: u64,
+    /// Let plans take over storage in place where the graph allows it.
+    pub inplace: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { time_limit: Duration::from_secs(10), node_limit: None, seed: 0, inplace: true }
+    }
+}
+
+/// What a solver found, told honestly.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// Proved: no legal plan within the budget is faster.
+    Optimal(Plan),
+    /// Legal and within the budget; the plan's `lower_bound` says how much better another could be.
+    Feasible(Plan),
+    /// No plan fits, or none was found below `minimum`.
+    Infeasible {
+        /// The smallest budget a plan was found for.
+        minimum: Option<Bytes>,
+        /// What stands in the way.
+        blockers: Vec<Blocker>,
+        /// Whether it is proved that no legal plan fits.
+        proved: bool,
+        /// The reason in words.
+        why: String,
+    },
+}
+
+/// One algorithm.
+pub trait Solver: Send + Sync {
+    /// The name in the registry.
+    fn name(&self) -> &'static str;
+    /// One line: what it does and after which paper.
+    fn about(&self) -> &'static str;
+    /// Find a plan for `problem` within `budget` bytes.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`](crate::Error::Unsupported) when the problem is not of the kind the
+    /// solver takes. That no plan fits is an [`Outcome`], not an error.
+    fn solve(&self, problem: &Problem, budget: Bytes, options: &Options) -> Result<Outcome>;
+}
