@@ -19,8 +19,8 @@ mod units;
 mod wrap;
 
 pub use error::{Blocker, Error, Result};
+#[cfg(feature = "flex")]
+pub use graph::trace::{StepOutput, TensorMapper, Tensors};
 pub use units::{Budget, Bytes, Nanos};
 #[cfg(feature = "flex")]
 pub use wrap::{Rematerialize, Retrace, Settings, StepReport, Trained};
-#[cfg(feature = "flex")]
-pub use graph::trace::{StepOutput, TensorMapper, Tensors};

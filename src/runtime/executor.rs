@@ -1,7 +1,5 @@
 //! The executor: a plan's steps, made ready once, run once per training step.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use burn_ir::{BackendIr, FloatOperationIr, HandleKind, NumericOperationIr, OperationIr, RandomOpIr};
 use burn_ir::{TensorId, TensorIr, TensorStatus};
 use burn_router::{CustomOpRegistry, TensorInterpreter};
@@ -9,7 +7,7 @@ use burn_router::{CustomOpRegistry, TensorInterpreter};
 use super::random;
 use crate::entity::{Entity, EntityMap, OpId, ValueId};
 use crate::error::{Error, Result};
-use crate::graph::trace::{Program, SetStatus, panic_message};
+use crate::graph::trace::{Program, SetStatus, panic_message, quietly};
 use crate::plan::Step;
 
 /// A value and the tensor it starts as.
@@ -90,7 +88,7 @@ impl Executable {
         wanted: &[ValueId],
     ) -> Result<Vec<HandleKind<B>>> {
         let mut at = 0usize;
-        let run = catch_unwind(AssertUnwindSafe(|| -> Result<Vec<HandleKind<B>>, String> {
+        let run = quietly(|| -> Result<Vec<HandleKind<B>>, String> {
             let mut interpreter = TensorInterpreter::<B>::with_custom_ops(device.clone(), custom_ops);
             for (v, handle) in bindings {
                 interpreter.register_tensor_to_device(self.tensors[v].id, handle);
@@ -123,7 +121,7 @@ impl Executable {
                     interpreter.get_tensor(&reading)
                 })
                 .collect())
-        }));
+        });
         match run {
             Ok(Ok(outputs)) => Ok(outputs),
             Ok(Err(why)) => Err(Error::Execution { at: self.describe(at), why }),

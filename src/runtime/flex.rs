@@ -4,7 +4,6 @@
 //! an input's buffer is a view; an output that lies where a given-away input lay was computed in
 //! place. So the graph's storages are what the backend really does, for every op there is.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 use burn_backend::{DType, Shape};
@@ -19,7 +18,7 @@ use crate::cost::OpCost;
 use crate::cost::measure::Probe;
 use crate::entity::{OpId, ValueId};
 use crate::error::{Error, Result};
-use crate::graph::trace::{Program, SetStatus, panic_message};
+use crate::graph::trace::{Program, SetStatus, panic_message, quietly};
 use crate::units::{Bytes, Nanos};
 
 /// Handlers of the custom operations Burn itself records (the Fourier transforms).
@@ -183,8 +182,7 @@ impl FlexProbe<'_> {
     }
 
     fn try_run(&self, op: OpId, layouts: &[&str], fill: f64, given_away: Option<usize>) -> Result<Run, String> {
-        catch_unwind(AssertUnwindSafe(|| self.run(op, layouts, fill, given_away)))
-            .unwrap_or_else(|panic| Err(panic_message(&*panic)))
+        quietly(|| self.run(op, layouts, fill, given_away)).unwrap_or_else(|panic| Err(panic_message(&*panic)))
     }
 }
 

@@ -76,5 +76,19 @@ pub fn baseline(problem: &Problem) -> (Vec<crate::plan::Step>, crate::plan::Time
 /// stub
 pub fn plan(problem: &Problem, budget: Bytes, solver: &str, _options: &Options) -> Result<Plan> {
     let (steps, t) = baseline(problem);
-    Ok(Plan::new(&problem.graph, budget, solver, steps, crate::plan::Predicted { peak: t.peak, time: t.time, baseline_peak: t.peak, baseline_time: t.time, overhead: 0.0, lower_bound: 0.0, status: crate::plan::Status::Optimal }))
+    Ok(Plan::new(
+        &problem.graph,
+        budget,
+        solver,
+        steps,
+        crate::plan::Predicted {
+            peak: t.peak,
+            time: t.time,
+            baseline_peak: t.peak,
+            baseline_time: t.time,
+            overhead: 0.0,
+            lower_bound: 0.0,
+            status: crate::plan::Status::Optimal,
+        },
+    ))
 }

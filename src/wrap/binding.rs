@@ -281,7 +281,10 @@ pub(super) fn write_buffers<M: Module>(
 }
 
 /// Float results at the indices of the module tensors they belong to.
-fn by_place(places: &[(usize, crate::entity::ValueId)], results: Vec<HandleKind<Flex>>) -> Result<Vec<Option<FlexTensor>>> {
+fn by_place(
+    places: &[(usize, crate::entity::ValueId)],
+    results: Vec<HandleKind<Flex>>,
+) -> Result<Vec<Option<FlexTensor>>> {
     let mut slots = vec![None; places.iter().map(|p| p.0 + 1).max().unwrap_or(0)];
     for (&(index, _), result) in places.iter().zip(results) {
         match result {

@@ -100,10 +100,7 @@ impl<M: Module> Rematerialize<M> {
     /// Wrap `module` with settings other than the defaults.
     pub fn with_settings(module: M, settings: Settings) -> Self {
         let planner = Mutex::new(Planner::new());
-        Self {
-            module,
-            shared: Arc::new(Shared { settings, planner, latest: Mutex::new(None), steps: 0.into() }),
-        }
+        Self { module, shared: Arc::new(Shared { settings, planner, latest: Mutex::new(None), steps: 0.into() }) }
     }
 
     /// The wrapped module.

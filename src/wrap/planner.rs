@@ -184,7 +184,8 @@ impl Planner {
         let known = profile.len();
         let mut probe = FlexProbe::new(program, settings.handlers(), &starts);
         let mut progress = Progress::new(settings.quiet);
-        let costs = measure::measure(&mut probe, program.values.len(), profile, &mut |done, all| progress.show(done, all));
+        let costs =
+            measure::measure(&mut probe, program.values.len(), profile, &mut |done, all| progress.show(done, all));
         progress.end();
         if profile.len() > known
             && let Some(path) = path

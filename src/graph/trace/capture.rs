@@ -5,11 +5,12 @@
 //! there as ordinary Burn code. Running statistics stay plain: lifting them would make their
 //! update part of the autodiff graph.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
+use std::sync::{Mutex, Once};
 
 use burn::module::{Flag, Module, ModuleMapper, ModuleVisitor, Param, ParamId};
-use burn::tensor::{Bool, Device, DeviceConfig, Int, Tensor};
+use burn::tensor::{Bool, Device, DeviceConfig, GradientCheckpointingStrategy, Int, Tensor};
 use burn_autodiff::Autodiff;
 use burn_backend::{AutodiffBackend, DType, Shape};
 use burn_capture::{CaptureBackend, CapturedGraph};
@@ -79,7 +80,7 @@ where
     let plain = catch(AssertUnwindSafe(|| model.valid()), "copying the module's structure")?;
     let mut failure: Option<Error> = None;
     let mut result = None;
-    let captured = catch_unwind(AssertUnwindSafe(|| {
+    let captured = quietly(|| {
         device.device.capture_scope(|scope| {
             let mut record = Recorder { device: &device.device, survey: &survey };
             match record.run::<M, I, O, F>(plain, inputs, step) {
@@ -94,7 +95,7 @@ where
                 }
             }
         })
-    }));
+    });
     if let Some(error) = failure {
         return Err(error);
     }
@@ -167,7 +168,7 @@ pub(crate) fn model_device<M: Module>(model: &M) -> Result<Device> {
             help: "move it to one device with `to_device`".into(),
         });
     }
-    if device.gradient_checkpointing_strategy().is_some_and(|s| format!("{s:?}") != "None") {
+    if device.gradient_checkpointing_strategy() == Some(GradientCheckpointingStrategy::Balanced) {
         return Err(Error::Trace {
             why: "gradient checkpointing is switched on for the module's device".into(),
             help: "use `Device::autodiff()` without `gradient_checkpointing()`: plimsoll decides what is recomputed"
@@ -258,22 +259,8 @@ impl Recorder<'_> {
             return Err(error);
         }
 
-        // Running statistics written by the forward wait in a map of their own until the module
-        // is next synchronized; `valid` does that, once every lifted parameter is out of the way.
         let unlifted = model.map(&mut Unlifter { survey: self.survey, device: self.device, next: 0 });
-        let mut after = IdVisitor::default();
-        let synced = unlifted.valid();
-        synced.visit(&mut after);
-        if let Some(error) = after.error {
-            return Err(error);
-        }
-        let buffers = (0..self.survey.tensors.len())
-            .filter(|&i| {
-                !self.survey.tensors[i].trainable
-                    && after.ids.get(i).copied().flatten().is_some_and(|id| id != module_ids[i])
-            })
-            .map(|i| (i, after.ids[i].expect("it was just compared")))
-            .collect();
+        let (buffers, updated) = self.running_statistics(unlifted, &module_ids)?;
         let captured = Captured {
             graph: CapturedGraph { graph: Vec::new().into(), values: Default::default() },
             module: self.survey.tensors.clone(),
@@ -286,8 +273,77 @@ impl Recorder<'_> {
             buffers,
         };
         // The record's boundary must be alive while the scope closes.
-        drop((kept, synced));
+        drop((kept, updated));
         Ok((captured, loss, outputs))
+    }
+}
+
+impl Recorder<'_> {
+    /// The running statistics the forward wrote: index into the survey and id of the new value;
+    /// and the module, which keeps them alive.
+    ///
+    /// New values wait in a map of the module's own until it is next synchronized, and the one
+    /// public way to do that without another forward is `Module::valid`. It synchronizes a
+    /// statistic and then refuses it, because the new value belongs to autodiff over the capture
+    /// backend; so each refusal tells of one new value, which is noted and put out of the way.
+    fn running_statistics<M: Module>(&self, mut module: M, before: &[TensorId]) -> Result<(Vec<(usize, TensorId)>, M)> {
+        let mut found: Vec<Option<TensorId>> = vec![None; before.len()];
+        for _ in 0..=before.len() {
+            let synced = quietly(|| module.valid());
+            let mut visitor = IdVisitor::default();
+            match &synced {
+                Ok(synced) => synced.visit(&mut visitor),
+                Err(_) => module.visit(&mut visitor),
+            }
+            let mut news = 0;
+            for (index, (&old, &new)) in before.iter().zip(&visitor.ids).enumerate() {
+                let is_state = !self.survey.tensors[index].trainable && self.survey.tensors[index].kind == Kind::Float;
+                if let (true, Some(new)) = (is_state && found[index].is_none(), new)
+                    && new != old
+                {
+                    found[index] = Some(new);
+                    news += 1;
+                }
+            }
+            if let Ok(synced) = synced {
+                let buffers = found.iter().enumerate().filter_map(|(i, id)| id.map(|id| (i, id))).collect();
+                return Ok((buffers, synced));
+            }
+            if news == 0 {
+                break;
+            }
+            module = module.map(&mut Settler { found: &found, device: self.device, next: 0 });
+        }
+        Err(Error::Trace {
+            why: "the module's running statistics cannot be read back after the forward".into(),
+            help: "this is a fault in plimsoll: please report it with the model".into(),
+        })
+    }
+}
+
+/// Replaces running statistics whose new value was noted by plain tensors.
+struct Settler<'a> {
+    found: &'a [Option<TensorId>],
+    device: &'a Device,
+    next: usize,
+}
+
+impl ModuleMapper for Settler<'_> {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let noted = self.found[self.next].is_some();
+        self.next += 1;
+        match noted && param.val().is_autodiff() {
+            true => param.map(|t| Tensor::<D>::empty(t.shape(), (self.device, t.dtype()))),
+            false => param,
+        }
+    }
+    fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
+        self.next += 1;
+        param
+    }
+    fn map_bool<const D: usize>(&mut self, param: Param<Tensor<D, Bool>>) -> Param<Tensor<D, Bool>> {
+        self.next += 1;
+        param
     }
 }
 
@@ -405,25 +461,15 @@ impl ModuleMapper for Unlifter<'_> {
     }
 }
 
-/// Reads the capture ids of a module's plain tensors.
+/// Reads the capture ids of a module's float tensors.
 #[derive(Default)]
 struct IdVisitor {
     ids: Vec<Option<TensorId>>,
-    error: Option<Error>,
 }
 
 impl ModuleVisitor for IdVisitor {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let tensor = param.val();
-        if tensor.is_autodiff() {
-            self.error.get_or_insert(Error::Trace {
-                why: format!("the step writes a differentiable tensor into module state {}", param.id),
-                help: "`detach()` what is stored in a RunningState".into(),
-            });
-            self.ids.push(None);
-            return;
-        }
-        self.ids.push(id_of(tensor).ok());
+        self.ids.push(float_id(param.val()).ok());
     }
     fn visit_int<const D: usize>(&mut self, _param: &Param<Tensor<D, Int>>) {
         self.ids.push(None);
@@ -431,6 +477,15 @@ impl ModuleVisitor for IdVisitor {
     fn visit_bool<const D: usize>(&mut self, _param: &Param<Tensor<D, Bool>>) {
         self.ids.push(None);
     }
+}
+
+/// The capture id of a float tensor, lifted or plain.
+fn float_id<const D: usize>(tensor: Tensor<D>) -> Result<TensorId, String> {
+    let id = match tensor.is_autodiff() {
+        true => tensor.try_into_primitive::<Lifted>().map(|t| <Lifted as AutodiffBackend>::inner(t).id()),
+        false => tensor.try_into_primitive::<CaptureBackend>().map(|t| t.id()),
+    };
+    id.map_err(|e| format!("{e:?}"))
 }
 
 /// Replaces every input by an empty tensor on the capture device, lifted to autodiff as a plain
@@ -517,11 +572,7 @@ impl OutputReader {
 
 impl TensorMapper for OutputReader {
     fn float<const D: usize>(&mut self, tensor: Tensor<D>) -> Tensor<D> {
-        let id = match tensor.is_autodiff() {
-            true => tensor.clone().try_into_primitive::<Lifted>().map(|t| <Lifted as AutodiffBackend>::inner(t).id()),
-            false => tensor.clone().try_into_primitive::<CaptureBackend>().map(|t| t.id()),
-        };
-        self.push(id.map_err(|e| format!("{e:?}")));
+        self.push(float_id(tensor.clone()));
         tensor
     }
     fn int<const D: usize>(&mut self, tensor: Tensor<D, Int>) -> Tensor<D, Int> {
@@ -563,10 +614,18 @@ impl CaptureSlot {
             .float_dtype(wanted.float_dtype)
             .int_dtype(wanted.int_dtype)
             .bool_dtype(wanted.bool_dtype);
-        device.configure(config).map_err(|e| Error::Trace {
-            why: format!("the capture device cannot take the model device's element types: {e}"),
+        // A capture device answers questions (which element types are there?) only in a scope.
+        let mut configured = Ok(());
+        let scoped = device.clone().capture_scope(|scope| {
+            configured = device.configure(config);
+            scope.complete([], [])
+        });
+        let refused = |why: String| Error::Trace {
+            why: format!("the capture device cannot take the model device's element types: {why}"),
             help: "use element types that Burn's capture backend supports".into(),
-        })?;
+        };
+        scoped.map_err(|e| refused(e.to_string()))?;
+        configured.map_err(|e| refused(e.to_string()))?;
         Ok(LoanedDevice { device, settings })
     }
 }
@@ -584,10 +643,28 @@ impl Drop for LoanedDevice {
 }
 
 fn catch<T>(f: AssertUnwindSafe<impl FnOnce() -> T>, doing: &str) -> Result<T> {
-    catch_unwind(f).map_err(|panic| Error::Trace {
+    quietly(f).map_err(|panic| Error::Trace {
         why: format!("{doing} panicked: {}", panic_message(&*panic)),
         help: "the module must be visitable as Burn's own optimizers visit it".into(),
     })
+}
+
+/// `catch_unwind` that prints nothing: the panic is turned into an error or expected.
+pub(crate) fn quietly<T>(f: impl FnOnce() -> T) -> std::thread::Result<T> {
+    thread_local!(static QUIET: Cell<bool> = const { Cell::new(false) });
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let previous = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if !QUIET.get() {
+                previous(info);
+            }
+        }));
+    });
+    let outer = QUIET.replace(true);
+    let result = catch_unwind(AssertUnwindSafe(f));
+    QUIET.set(outer);
+    result
 }
 
 /// The text of a panic.

@@ -8,7 +8,7 @@ mod tensors;
 use burn::module::Module;
 
 pub use capture::{Kind, ModuleTensor};
-pub(crate) use capture::{model_device, panic_message};
+pub(crate) use capture::{model_device, panic_message, quietly};
 pub(crate) use program::SetStatus;
 pub use program::{Program, ProgramValue};
 pub use tensors::{StepOutput, TensorMapper, Tensors};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use burn_backend::{DType, Shape, TensorData};
-use burn_ir::{FloatOperationIr};
+use burn_ir::FloatOperationIr;
 use burn_ir::{IrVisitorMut, NumericOperationIr, OperationIr, TensorId, TensorIr, TensorStatus};
 
 use super::capture::{Captured, ModuleTensor};
