@@ -12,6 +12,9 @@ pub mod plan;
 pub mod runtime;
 pub mod solver;
 
+#[cfg(feature = "zoo")]
+pub mod zoo;
+
 mod error;
 mod files;
 mod units;

@@ -76,6 +76,7 @@ impl Executable {
     ///
     /// `bindings` are the resident values' tensors; `seed` is that of this training step. Tensors
     /// set aside by `offload` stay in host memory, which on a CPU backend is the same memory.
+    /// `observe` is called after each step with its index.
     ///
     /// # Errors
     /// [`Error::Execution`] naming the op that failed. Everything the step made is freed then.
@@ -86,6 +87,7 @@ impl Executable {
         bindings: Vec<Binding<B>>,
         seed: impl Fn(OpId) -> u64,
         wanted: &[ValueId],
+        observe: &mut dyn FnMut(usize),
     ) -> Result<Vec<HandleKind<B>>> {
         let mut at = 0usize;
         let run = quietly(|| -> Result<Vec<HandleKind<B>>, String> {
@@ -112,6 +114,7 @@ impl Executable {
                         interpreter.register_tensor_to_device(tensor.id, handle);
                     }
                 }
+                observe(index);
             }
             at = self.instructions.len();
             Ok(wanted

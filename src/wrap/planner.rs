@@ -57,6 +57,7 @@ impl Entry {
         state: &ModuleState,
         inputs: Inputs,
         number: u64,
+        observe: &mut dyn FnMut(usize),
     ) -> Result<Vec<HandleKind<Flex>>> {
         let program = &self.program;
         let mut bindings = Vec::new();
@@ -70,7 +71,7 @@ impl Entry {
             bindings.push((*v, crate::runtime::flex_tensor(data.clone())));
         }
         let seed = |op| seed_of(settings.seed, number, op);
-        self.executable.run::<Flex>(&FlexDevice, settings.handlers(), bindings, seed, &self.wanted)
+        self.executable.run::<Flex>(&FlexDevice, settings.handlers(), bindings, seed, &self.wanted, observe)
     }
 }
 
