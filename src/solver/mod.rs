@@ -65,3 +65,20 @@ pub trait Solver: Send + Sync {
     /// solver takes. That no plan fits is an [`Outcome`], not an error.
     fn solve(&self, problem: &Problem, budget: Bytes, options: &Options) -> Result<Outcome>;
 }
+
+mod auto;
+mod evict;
+mod improve;
+mod model;
+mod rng;
+mod sim;
+
+#[doc(hidden)]
+pub fn probe(problem: &Problem, budget: Bytes, options: &Options) -> (Vec<crate::plan::Step>, crate::plan::Timeline) {
+    let model = model::Model::new(problem, options.inplace);
+    let (order, score) = auto::search(&model, budget.get(), vec![], options, true);
+    let steps = crate::plan::lower(&problem.graph, &model.expand(&order), crate::plan::Lowering { inplace: options.inplace });
+    let t = crate::plan::simulate(problem, &steps).unwrap();
+    assert_eq!((t.peak.0, t.time.0), (score.peak, score.time));
+    (steps, t)
+}
