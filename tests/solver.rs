@@ -13,8 +13,8 @@ use plimsoll::entity::*;
             let b = Bytes((keep.peak.0 as f64 * f) as u64);
             let s = std::time::Instant::now();
             let o = solver::Options{ inplace: std::env::var("NOIP").is_err(), ..Default::default()};
-            let (steps, t) = solver::probe(&p, b, &o);
-            println!("  {f:.3} peak/budget {:.4} overhead {:.3} % {:.2?} {:?}", t.peak.0 as f64/b.0 as f64, 100.0*(t.time.0 as f64/keep.time.0 as f64-1.0), s.elapsed(), check::check_steps(&p,&steps,b).is_ok());
+            let pl = match solver::plan(&p, b, "auto", &o) {Ok(p)=>p, Err(e)=>{println!("{e}"); continue}}; let t=&pl.predicted; let steps=&pl.steps;
+            println!("  {f:.3} peak/budget {:.4} overhead {:.3} % bound {:.3} {:.2?} {:?}", t.peak.0 as f64/b.0 as f64, 100.0*(t.time.0 as f64/keep.time.0 as f64-1.0), 100.0*t.lower_bound, s.elapsed(), check::check_steps(&p,steps,b).is_ok());
         }
     }
 }

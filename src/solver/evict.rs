@@ -74,9 +74,17 @@ struct Price {
 }
 
 impl Evictor {
-    /// Evict from `order` until it fits `budget`. Returns whether it does; if not, `order` is the
+    /// Evict from `order` until it fits `budget`, or `late` says of the work done that it is enough. Returns whether it does; if not, `order` is the
     /// last one tried.
-    pub fn run(&mut self, model: &Model, order: &mut Vec<u32>, budget: u64, rule: Rule, rng: &mut Rng, stop: u64) -> bool {
+    pub fn run(
+        &mut self,
+        model: &Model,
+        order: &mut Vec<u32>,
+        budget: u64,
+        rule: Rule,
+        rng: &mut Rng,
+        late: &dyn Fn(u64) -> bool,
+    ) -> bool {
         // Every eviction adds runs; an order this long is not converging.
         let longest = 4 * model.units.len() + 64;
         let mut best = u64::MAX;
@@ -88,7 +96,7 @@ impl Evictor {
             }
             stalled = if score.peak < best { 0 } else { stalled + 1 };
             best = best.min(score.peak);
-            if order.len() > longest || self.sim.work > stop || stalled > 64 + model.units.len() / 4 {
+            if order.len() > longest || late(self.sim.work) || stalled > 64 + model.units.len() / 4 {
                 return false;
             }
             self.index(model, order);

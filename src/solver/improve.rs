@@ -61,8 +61,8 @@ impl<'a, 'm> Search<'a, 'm> {
                 return;
             }
             let rule = self.rule();
-            self.evictor.run(self.model, &mut order, self.budget, rule, &mut self.rng, end);
-            let score = self.give_back(&mut order);
+            self.evictor.run(self.model, &mut order, self.budget, rule, &mut self.rng, &|work| work > end || late());
+            let score = self.give_back(&mut order, late);
             let (new, old) = (score.rank(self.budget), self.current_score.rank(self.budget));
             let over = self.current_score.time.saturating_sub(self.base_time()) as f64;
             let slack = (over * heat * left * self.rng.unit()) as u64;
@@ -139,7 +139,7 @@ impl<'a, 'm> Search<'a, 'm> {
 
     /// Take out every repeated run whose result can be kept instead within the budget, dearest
     /// first; return the score.
-    pub fn give_back(&mut self, order: &mut Vec<u32>) -> Score {
+    pub fn give_back(&mut self, order: &mut Vec<u32>, late: &dyn Fn() -> bool) -> Score {
         self.evictor.sim.prune(self.model, order);
         let mut score = self.evictor.sim.run(self.model, order);
         if score.peak > self.budget {
@@ -152,6 +152,9 @@ impl<'a, 'm> Search<'a, 'm> {
         units.sort_unstable_by(|a, b| b.cmp(a));
         units.dedup();
         for (_, unit) in units {
+            if late() {
+                break;
+            }
             let mut runs: Vec<usize> = (0..order.len()).filter(|&i| order[i] == unit).collect();
             // Later positions first: they stay where they are when one is taken out and nothing
             // before it changes.

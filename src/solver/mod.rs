@@ -5,6 +5,23 @@
 //! leaves this module has passed the checker's rules as the simulator states them and is checked
 //! again by whoever runs or saves it.
 
+mod auto;
+mod bound;
+mod evict;
+mod explain;
+mod flow;
+mod frame;
+mod improve;
+mod model;
+mod registry;
+mod rng;
+mod sim;
+mod sweep;
+
+pub use frame::{baseline, lower_bound, plan};
+pub use registry::{by_name, names, solvers};
+pub use sweep::sweep;
+
 use std::time::Duration;
 
 use crate::cost::Problem;
@@ -64,21 +81,4 @@ pub trait Solver: Send + Sync {
     /// [`Error::Unsupported`](crate::Error::Unsupported) when the problem is not of the kind the
     /// solver takes. That no plan fits is an [`Outcome`], not an error.
     fn solve(&self, problem: &Problem, budget: Bytes, options: &Options) -> Result<Outcome>;
-}
-
-mod auto;
-mod evict;
-mod improve;
-mod model;
-mod rng;
-mod sim;
-
-#[doc(hidden)]
-pub fn probe(problem: &Problem, budget: Bytes, options: &Options) -> (Vec<crate::plan::Step>, crate::plan::Timeline) {
-    let model = model::Model::new(problem, options.inplace);
-    let (order, score) = auto::search(&model, budget.get(), vec![], options, true);
-    let steps = crate::plan::lower(&problem.graph, &model.expand(&order), crate::plan::Lowering { inplace: options.inplace });
-    let t = crate::plan::simulate(problem, &steps).unwrap();
-    assert_eq!((t.peak.0, t.time.0), (score.peak, score.time));
-    (steps, t)
 }

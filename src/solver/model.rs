@@ -9,7 +9,7 @@
 //! that some op joins while it also reads other non-resident storages.
 
 use crate::cost::Problem;
-use crate::entity::{Entity, EntityMap, OpId, StorageId, ValueId};
+use crate::entity::{EntityMap, OpId, StorageId, ValueId};
 use crate::graph::Replay;
 
 /// "No such thing" in the dense tables below.
@@ -20,6 +20,8 @@ pub(super) struct Item {
     pub bytes: u64,
     /// The unit that makes it.
     pub maker: u32,
+    /// Some op joins it that is no view; see the module's description.
+    pub pinned: bool,
 }
 
 /// An op that only looks at one storage differently.
@@ -46,6 +48,8 @@ pub(super) struct Unit {
     views: Vec<u32>,
     /// Whether it may run more than once, and be left out if nothing reads it.
     pub replayable: bool,
+    /// Whether it must run exactly once, by its declaration.
+    pub once: bool,
 }
 
 /// See the module's description.
@@ -74,7 +78,7 @@ impl<'a> Model<'a> {
         };
         for (s, storage) in graph.storages().iter().filter(|(_, s)| !s.resident) {
             item_of[s] = u32::from_index(model.items.len());
-            model.items.push(Item { bytes: storage.bytes.get(), maker: NONE });
+            model.items.push(Item { bytes: storage.bytes.get(), maker: NONE, pinned: false });
         }
         let mut pinned = vec![false; model.items.len()];
         let views_read = |view_of: &EntityMap<OpId, u32>, inputs: &[ValueId]| {
@@ -101,6 +105,9 @@ impl<'a> Model<'a> {
             }
             model.units.push(unit);
         }
+        for (item, pinned) in model.items.iter_mut().zip(&pinned) {
+            item.pinned = *pinned;
+        }
         for unit in &mut model.units {
             unit.replayable &= unit.writes.iter().all(|&s| !pinned[s as usize]) && !unit.writes.is_empty();
         }
@@ -118,6 +125,7 @@ impl<'a> Model<'a> {
             pairs: Vec::new(),
             views,
             replayable: false,
+            once: true,
         });
         model
     }
@@ -173,6 +181,7 @@ impl<'a> Model<'a> {
             pairs,
             views,
             replayable,
+            once: op.replay == Replay::Once,
         }
     }
 
@@ -181,9 +190,9 @@ impl<'a> Model<'a> {
         (0..u32::from_index(self.units.len())).collect()
     }
 
-    /// The op of a unit, unless it is the end.
-    pub fn op(&self, unit: u32) -> Option<OpId> {
-        self.units[unit as usize].op
+    /// The peak with nothing made twice.
+    pub fn peak_of_keep_all(&self) -> u64 {
+        super::sim::Sim::default().run(self, &self.keep_all()).peak
     }
 
     /// The order of ops that an order of units stands for, views put in right before they are read.
