@@ -9,9 +9,9 @@ use plimsoll::zoo::{self, Settings};
 #[global_allocator]
 static ALLOCATOR: plimsoll::alloc::Counting = plimsoll::alloc::Counting;
 
-/// Of the measured peak beyond the planned one, what is owed to bookkeeping: a few hundred bytes
-/// a live tensor, the interpreter's table, the threads of the matrix kernels.
-const BOOKKEEPING: u64 = 256 * 1024;
+/// Of the measured peak beyond the planned one, what is owed to the allocator's and the test
+/// runner's own threads.
+const SLACK: u64 = 16 * 1024;
 
 #[test]
 fn every_zoo_model_trains_identically_at_every_budget() {
@@ -32,7 +32,7 @@ fn every_zoo_model_trains_identically_at_every_budget() {
                     }
                     for m in measured {
                         let (peak, planned) = (m.report.measured_peak.unwrap().get(), m.report.planned_peak.get());
-                        assert!(peak <= planned + BOOKKEEPING, "{} at {budget}: {peak} measured, {planned} planned", spec.name);
+                        assert!(peak <= planned + SLACK, "{} at {budget}: {peak} measured, {planned} planned", spec.name);
                         assert!(m.report.planned_peak <= m.report.budget);
                     }
                     println!("{:10} {budget:>9} peak {} overhead {:.4}", spec.name, plan.predicted.peak, plan.predicted.overhead);

@@ -193,14 +193,13 @@ impl<M: Module> Rematerialize<M> {
 
         let number = self.shared.steps.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let program = &entry.program;
-        let held = self.shared.settings.held_bytes(&state);
-        let resident = entry.problem.graph.resident_bytes().saturating_sub(held);
+        let resident = entry.bound_bytes(&self.shared.settings, &state, &tensors);
         alloc::start_watch();
         let before = alloc::live();
         let start = Instant::now();
         let results = entry.run(&self.shared.settings, &state, tensors, number, observe)?;
         let ran = start.elapsed();
-        let measured_peak = alloc::installed().then(|| alloc::watched().saturating_sub(before) + resident + held);
+        let measured_peak = alloc::installed().then(|| alloc::watched().saturating_sub(before) + resident);
 
         let mut results = results.into_iter();
         let mut next = |n: usize| results.by_ref().take(n).collect::<Vec<_>>();
