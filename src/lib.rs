@@ -8,6 +8,8 @@ pub mod entity;
 pub mod graph;
 pub mod plan;
 pub mod solver;
+#[cfg(feature = "zoo")]
+pub mod zoo;
 
 mod error;
 mod files;
