@@ -206,18 +206,13 @@ fn train(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-fn new_model(options: &Options, config: &GptConfig, device: &Device) -> Gpt {
-    device.seed(options.seed);
-    config.init(device)
-}
-
 /// The loop everyone writes.
 fn train_plain(options: &Options, config: &GptConfig, corpus: &Corpus) -> Run {
     let mut run = Run::new();
     let bar = progress(options, "plain Burn");
     let held = start_counting();
     let device = Device::flex().autodiff();
-    let mut model = new_model(options, config, &device);
+    let mut model = config.seeded(&device, options.seed);
     let mut optim = AdamWConfig::new().init();
     for step in 0..options.steps {
         let (tokens, targets) = corpus.batch(options, step, &device);
@@ -242,7 +237,7 @@ fn train_planned(options: &Options, config: &GptConfig, corpus: &Corpus, budget:
     let held = start_counting();
     let device = Device::flex().autodiff();
     let settings = Settings::new(budget).solver(&options.solver).seed(options.seed);
-    let mut model = Rematerialize::with_settings(new_model(options, config, &device), settings);
+    let mut model = Rematerialize::with_settings(config.seeded(&device, options.seed), settings);
     let mut optim = AdamWConfig::new().init();
     for step in 0..options.steps {
         let batch = corpus.batch(options, step, &device);

@@ -11,7 +11,6 @@ pub mod plan;
 #[cfg(feature = "flex")]
 pub mod runtime;
 pub mod solver;
-
 #[cfg(feature = "zoo")]
 pub mod zoo;
 

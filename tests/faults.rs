@@ -137,7 +137,8 @@ fn leaving_autodiff_and_moving_devices() {
         Tensor::<2>::from_inner(inner).mean()
     }));
     assert!(text.contains("inner"), "{text}");
-    let text = trace_error(model.step(input(&autodiff()), |m: &Mlp, x| m.loss(x.to_device(&Device::flex().autodiff()))));
+    let text =
+        trace_error(model.step(input(&autodiff()), |m: &Mlp, x| m.loss(x.to_device(&Device::flex().autodiff()))));
     assert!(text.contains("to_device"), "{text}");
     let outside = input(&autodiff());
     let text = trace_error(model.step(input(&autodiff()), |m: &Mlp, x| m.loss(x + outside.clone())));
@@ -241,7 +242,8 @@ fn wrapping_leaves_accumulated_gradients_alone() {
     let mut got = GradientsAccumulator::new();
     got.accumulate(&plain, grads(input(&device)));
 
-    let model = Rematerialize::with_settings(plain.clone(), settings(Budget::percent(60.0)).gradient_accumulation(true));
+    let model =
+        Rematerialize::with_settings(plain.clone(), settings(Budget::percent(60.0)).gradient_accumulation(true));
     for scale in [2.0, 3.0] {
         let x = input(&device).mul_scalar(scale);
         want.accumulate(&plain, grads(x.clone()));
@@ -305,10 +307,25 @@ impl Odd {
 }
 
 #[test]
+fn cloned_parameters_share_a_gradient() {
+    let device = autodiff();
+    let layer: Linear = LinearConfig::new(32, 32).init(&device);
+    let _ = layer.forward(input(&device)); // parameters are made at first use; clones share from then on
+    let plain = Mlp { layers: vec![layer.clone(), layer.clone(), LinearConfig::new(32, 32).init(&device), layer] };
+    let model = Rematerialize::with_settings(plain, settings(Budget::Unlimited));
+    assert_usable(&model);
+}
+
+#[test]
 fn odd_models_train_identically() {
     let device = autodiff();
     let linear = || LinearConfig::new(8, 8).init(&device);
-    let plain = Odd { shared: linear(), frozen: linear().no_grad(), unreached: linear(), scale: Param::from_tensor(Tensor::ones([8], &device)) };
+    let plain = Odd {
+        shared: linear(),
+        frozen: linear().no_grad(),
+        unreached: linear(),
+        scale: Param::from_tensor(Tensor::ones([8], &device)),
+    };
     let x = Tensor::<2>::random([16, 8], Distribution::Default, &device);
     let rows = Tensor::<1, Int>::from_data([0, 3, 3, 7, 15], &device);
     for budget in [Budget::Unlimited, Budget::percent(90.0)] {

@@ -32,10 +32,17 @@ fn every_zoo_model_trains_identically_at_every_budget() {
                     }
                     for m in measured {
                         let (peak, planned) = (m.report.measured_peak.unwrap().get(), m.report.planned_peak.get());
-                        assert!(peak <= planned + SLACK, "{} at {budget}: {peak} measured, {planned} planned", spec.name);
+                        assert!(
+                            peak <= planned + SLACK,
+                            "{} at {budget}: {peak} measured, {planned} planned",
+                            spec.name
+                        );
                         assert!(m.report.planned_peak <= m.report.budget);
                     }
-                    println!("{:10} {budget:>9} peak {} overhead {:.4}", spec.name, plan.predicted.peak, plan.predicted.overhead);
+                    println!(
+                        "{:10} {budget:>9} peak {} overhead {:.4}",
+                        spec.name, plan.predicted.peak, plan.predicted.overhead
+                    );
                 }
                 Err(error) => println!("{:10} {budget:>9} {error}", spec.name),
             }

@@ -81,7 +81,9 @@ pub(super) fn search(frame: &Frame, order: Option<&[u32]>, all: &Timeline) -> Re
         let budget = low + (high - low) / 2;
         let starts = super::auto::closure_starts(&frame.model, budget);
         let limits = Limits::new(&frame.model, frame.options);
-        let Some((order, score)) = construct(&frame.model, budget, starts, true, &limits).into_iter().next() else { break };
+        let Some((order, score)) = construct(&frame.model, budget, starts, true, &limits).into_iter().next() else {
+            break;
+        };
         if let Some(outcome) = consider(&order)? {
             return Ok(outcome);
         }

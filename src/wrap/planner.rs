@@ -22,9 +22,9 @@ use crate::error::Result;
 use crate::graph::trace::{Program, StepOutput, Tensors, Traced};
 use crate::graph::{Fingerprint, Fnv};
 use crate::plan::Plan;
-use crate::units::Bytes;
 use crate::runtime::{Executable, FlexProbe, seed_of};
 use crate::solver;
+use crate::units::Bytes;
 
 /// Everything about one kind of step: its program, problem, plan, and the plan made ready.
 pub(super) struct Entry {

@@ -88,6 +88,16 @@ pub trait Configured: Clone + Send + Sync + 'static {
     /// Where the configuration is not [valid](Self::validate).
     fn model(&self, device: &Device) -> Self::Model;
 
+    /// A new model whose parameters depend on `seed` only, not on the device or on what other
+    /// threads do.
+    ///
+    /// # Panics
+    ///
+    /// Where the configuration is not [valid](Self::validate).
+    fn seeded(&self, device: &Device, seed: u64) -> Self::Model {
+        seeded::seeded(self.model(device), seed)
+    }
+
     /// The batch that `seed` stands for.
     fn data(&self, seed: u64, device: &Device) -> <Self::Model as ZooModel>::Inputs;
 }
@@ -129,7 +139,7 @@ pub fn spec(name: &str) -> Result<&'static Spec> {
 
 fn run<C: Configured, V: ZooVisitor>(settings: &Settings, device: &Device, seed: u64, visitor: V) -> Result<V::Output> {
     let config = C::from_settings(settings)?;
-    let model = seeded::seeded(config.model(device), seed);
+    let model = config.seeded(device, seed);
     Ok(visitor.visit(C::SPEC.name, model, move |seed, device: &Device| config.data(seed, device)))
 }
 
