@@ -80,7 +80,8 @@ pub struct Trained<L, A> {
 pub struct StepReport {
     /// The budget in bytes; `u64::MAX` when there is none.
     pub budget: Bytes,
-    /// The plan's peak, everything the step touches counted.
+    /// The plan's peak, everything the step touches counted, and what live tensors cost beside
+    /// their elements.
     pub planned_peak: Bytes,
     /// The peak measured while the step ran, counted the same way; `None` where the counting
     /// allocator ([`alloc::Counting`]) is not installed. What other threads allocate counts too.
@@ -192,7 +193,7 @@ impl<M: Module> Rematerialize<M> {
         drop(inputs);
 
         let number = self.shared.steps.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let program = &entry.program;
+        let ends = &entry.ends;
         let resident = entry.bound_bytes(&self.shared.settings, &state, &tensors);
         alloc::start_watch();
         let before = alloc::live();
@@ -204,12 +205,12 @@ impl<M: Module> Rematerialize<M> {
         let mut results = results.into_iter();
         let mut next = |n: usize| results.by_ref().take(n).collect::<Vec<_>>();
         let loss = binding::rebuild(entry.loss::<O::Loss>()?, next(1))?;
-        let output = binding::rebuild(entry.output::<O::Output>()?, next(program.outputs.len()))?;
-        let grads = binding::gradients(&self.module, &program.gradients, next(program.gradients.len()))?;
-        binding::write_buffers(&self.module, &program.buffers, next(program.buffers.len()))?;
+        let output = binding::rebuild(entry.output::<O::Output>()?, next(ends.outputs.len()))?;
+        let grads = binding::gradients(&self.module, &ends.gradients, next(ends.gradients.len()))?;
+        binding::write_buffers(&self.module, &ends.buffers, next(ends.buffers.len()))?;
         let report = StepReport {
-            budget: entry.plan.budget,
-            planned_peak: entry.plan.predicted.peak,
+            budget: entry.budget,
+            planned_peak: entry.plan.predicted.peak + entry.bookkeeping,
             measured_peak,
             ran,
             planned,

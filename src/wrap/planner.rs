@@ -18,22 +18,27 @@ use crate::alloc;
 use crate::check;
 use crate::cost::{Device, Problem, Profile, measure};
 use crate::entity::ValueId;
-use crate::error::Result;
-use crate::graph::trace::{Program, StepOutput, Tensors, Traced};
+use crate::error::{Error, Result};
+use crate::graph::trace::{Ends, Program, StepOutput, Tensors, Traced};
 use crate::graph::{Fingerprint, Fnv};
-use crate::plan::Plan;
+use crate::plan::{Plan, Step};
 use crate::runtime::{Executable, FlexProbe, seed_of};
 use crate::solver;
-use crate::units::Bytes;
+use crate::units::{Budget, Bytes};
 
-/// Everything about one kind of step: its program, problem, plan, and the plan made ready.
+/// Everything about one kind of step that is needed to run it, and no more: it lies in memory
+/// beside the step.
 pub(super) struct Entry {
-    pub program: Program,
-    pub problem: Problem,
+    pub ends: Ends,
     pub plan: Plan,
+    /// The budget the caller gave, in bytes.
+    pub budget: Bytes,
+    /// What the plan's live tensors cost beside their elements.
+    pub bookkeeping: Bytes,
+    /// Name of the program with its scalars.
     fingerprint: Fingerprint,
     executable: Executable,
-    wanted: Vec<ValueId>,
+    results: Vec<ValueId>,
     loss: Mutex<Box<dyn Any + Send>>,
     output: Mutex<Box<dyn Any + Send>>,
 }
@@ -56,7 +61,7 @@ impl Entry {
     pub(super) fn bound_bytes(&self, settings: &Settings, state: &ModuleState, inputs: &Inputs) -> Bytes {
         let tensors = state.tensors.iter().chain(&inputs.tensors);
         let bytes: usize = tensors.map(|t| t.shape.num_elements() * t.dtype.size()).sum();
-        let constants: usize = self.program.constants.iter().map(|(_, data)| data.as_bytes().len()).sum();
+        let constants: usize = self.ends.constants.iter().map(|(_, data)| data.as_bytes().len()).sum();
         Bytes((bytes + constants) as u64) + settings.held_bytes(state)
     }
 
@@ -69,26 +74,90 @@ impl Entry {
         number: u64,
         observe: &mut dyn FnMut(usize),
     ) -> Result<Vec<HandleKind<Flex>>> {
-        let program = &self.program;
+        let ends = &self.ends;
         let mut bindings = Vec::new();
-        for ((_, place), tensor) in program.module.iter().zip(&state.tensors) {
+        for ((_, place), tensor) in ends.module.iter().zip(&state.tensors) {
             bindings.extend(place.map(|v| (v, tensor.handle.clone())));
         }
-        for (place, tensor) in program.inputs.iter().zip(inputs.tensors) {
+        for (place, tensor) in ends.inputs.iter().zip(inputs.tensors) {
             bindings.extend(place.map(|v| (v, tensor.handle)));
         }
-        for (v, data) in &program.constants {
+        for (v, data) in &ends.constants {
             bindings.push((*v, crate::runtime::flex_tensor(data.clone())));
         }
         let seed = |op| seed_of(settings.seed, number, op);
-        self.executable.run::<Flex>(&FlexDevice, settings.handlers(), bindings, seed, &self.wanted, observe)
+        self.executable.run::<Flex>(&FlexDevice, settings.handlers(), bindings, seed, &self.results, observe)
     }
 }
 
-/// What a live tensor costs beside its elements: handle, shape and strides, and its entry in the
-/// interpreter's table, which doubles as it grows (measured: 310 to 730 bytes). Held back from the
-/// budget for as many tensors as are live at once when everything is kept.
-const VALUE_BYTES: u64 = 896;
+/// What a live tensor costs beside its elements: handle, shape and strides, its entry in the
+/// interpreter's table (measured over the zoo: 240 to 490 bytes).
+fn bookkeeping(live_values: usize) -> Bytes {
+    Bytes(live_values as u64 * 448)
+}
+
+/// What a plan made ready keeps in memory, by its number of ops (measured: 400 to 700 bytes each,
+/// and what the backend's threads keep).
+fn plan_bytes(ops: usize) -> Bytes {
+    Bytes(ops as u64 * 768 + 128 * 1024)
+}
+
+/// The most values a plan has live at once.
+fn most_live(problem: &Problem, plan: &Plan) -> usize {
+    let mut live = problem.graph.values().values().filter(|v| v.resident).count();
+    let mut most = live;
+    for step in &plan.steps {
+        match step {
+            Step::Compute { op, inplace } => {
+                live += problem.graph.ops()[*op].outputs.len();
+                most = most.max(live);
+                live -= inplace.len();
+            }
+            Step::Drop(_) => live -= 1,
+            Step::Offload(_) => {}
+            Step::Prefetch(_) => live += 1,
+        }
+        most = most.max(live);
+    }
+    most
+}
+
+/// A budget in bytes, and how much of it a plan may use: what bookkeeping and the plan itself
+/// cost is held back, so that what a program measures stays within what it asked for. At most a
+/// twentieth is held back, which matters only to models of a few hundred kilobytes.
+struct Allowance {
+    given: Bytes,
+    for_plan: Bytes,
+    /// What bookkeeping costs, be it held back or not.
+    bookkeeping: Bytes,
+}
+
+impl Allowance {
+    fn new(budget: Budget, problem: &Problem, baseline: Bytes) -> Result<Self> {
+        let live = bookkeeping(problem.graph.most_live_values());
+        let given = budget.resolve(baseline + live)?;
+        let bookkeeping = live + plan_bytes(problem.graph.ops().len());
+        let held_back = match given {
+            Bytes(u64::MAX) => Bytes::ZERO,
+            given => bookkeeping.min(Bytes(given.get() / 20)),
+        };
+        Ok(Self { given, for_plan: given.saturating_sub(held_back).max(Bytes(1)), bookkeeping })
+    }
+
+    /// An infeasibility in terms of the budget the caller gave.
+    fn restate(&self, error: Error) -> Error {
+        match error {
+            Error::Infeasible { minimum, blockers, why, .. } => Error::Infeasible {
+                budget: self.given,
+                // Either bound on what is held back gives a budget that leaves `m` for the plan.
+                minimum: minimum.map(|m| (m + self.bookkeeping).min(Bytes(m.get() + m.get() / 19 + 2))),
+                blockers,
+                why,
+            },
+            other => other,
+        }
+    }
+}
 
 /// Plans by signature, and the cost profile.
 pub(super) struct Planner {
@@ -155,24 +224,22 @@ impl Planner {
             return Ok(entry.clone());
         }
         let problem = self.problem(settings, &program, state, inputs)?;
+        let (_, baseline) = solver::baseline(&problem);
+        let budget = Allowance::new(settings.budget, &problem, baseline.peak)?;
         let plan = match known {
-            Some(entry) if entry.problem.graph == problem.graph => entry.plan.clone(),
-            _ => Self::plan(settings, &problem)?,
+            Some(entry) if entry.plan.belongs_to(&problem.graph).is_ok() => entry.plan.clone(),
+            _ => Self::plan(settings, &problem, &budget)?,
         };
         check::check(&problem, &plan)?;
         let executable = Executable::new(&program, &plan.steps)?;
-        let wanted = std::iter::once(program.loss)
-            .chain(program.outputs.iter().copied())
-            .chain(program.gradients.iter().map(|g| g.1))
-            .chain(program.buffers.iter().map(|b| b.1))
-            .collect();
         let entry = Arc::new(Entry {
-            program,
-            problem,
+            bookkeeping: bookkeeping(most_live(&problem, &plan)),
+            results: program.results(),
+            ends: program.ends,
             plan,
+            budget: budget.given,
             fingerprint,
             executable,
-            wanted,
             loss: Mutex::new(Box::new(traced.loss)),
             output: Mutex::new(Box::new(traced.outputs)),
         });
@@ -189,8 +256,8 @@ impl Planner {
         inputs: &Inputs,
     ) -> Result<Problem> {
         let mut layouts: BTreeMap<ValueId, String> = BTreeMap::new();
-        let module = program.module.iter().map(|m| m.1).zip(&state.tensors);
-        for (place, tensor) in module.chain(program.inputs.iter().copied().zip(&inputs.tensors)) {
+        let module = program.ends.module.iter().map(|m| m.1).zip(&state.tensors);
+        for (place, tensor) in module.chain(program.ends.inputs.iter().copied().zip(&inputs.tensors)) {
             if let (Some(v), Some(layout)) = (place, &tensor.layout) {
                 layouts.insert(v, layout.clone());
             }
@@ -210,16 +277,12 @@ impl Planner {
         }
         let device = Device { name: profile.device.clone(), ..Device::default() };
         let costs = costs?;
-        let held = settings.held_bytes(state);
-        let bare = program.problem("step", &costs, held, device.clone())?;
-        let kept = Bytes(bare.graph.most_live_values() as u64 * VALUE_BYTES);
-        program.problem("step", &costs, held + kept, device)
+        program.problem("step", &costs, settings.held_bytes(state), device)
     }
 
     /// A plan from the plan directory, or a new one.
-    fn plan(settings: &Settings, problem: &Problem) -> Result<Plan> {
-        let (_, baseline) = solver::baseline(problem);
-        let budget = settings.budget.resolve(baseline.peak)?;
+    fn plan(settings: &Settings, problem: &Problem, allowance: &Allowance) -> Result<Plan> {
+        let budget = allowance.for_plan;
         let file = settings.plan_directory.as_ref().map(|directory| {
             directory.join(format!("{}-{}-{}.plan.json", problem.graph.fingerprint(), budget.get(), settings.solver))
         });
@@ -231,10 +294,11 @@ impl Planner {
                 Err(error) => tracing::warn!("planning anew, {} is of no use: {error}", file.display()),
             }
         }
-        let plan = solver::plan(problem, budget, &settings.solver, &settings.solver_options)?;
+        let plan = solver::plan(problem, budget, &settings.solver, &settings.solver_options);
+        let plan = plan.map_err(|error| allowance.restate(error))?;
         if let Some(file) = file {
             if let Some(directory) = file.parent() {
-                std::fs::create_dir_all(directory).map_err(|source| crate::Error::Io {
+                std::fs::create_dir_all(directory).map_err(|source| Error::Io {
                     action: "write",
                     path: directory.to_owned(),
                     source,

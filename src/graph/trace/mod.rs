@@ -10,7 +10,7 @@ use burn::module::Module;
 pub use capture::{Kind, ModuleTensor};
 pub(crate) use capture::{model_device, panic_message, quietly};
 pub(crate) use program::SetStatus;
-pub use program::{Program, ProgramValue};
+pub use program::{Ends, Program, ProgramValue};
 pub use tensors::{StepOutput, TensorMapper, Tensors};
 
 use crate::error::Result;

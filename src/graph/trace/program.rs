@@ -37,6 +37,13 @@ pub struct Program {
     pub phases: EntityMap<OpId, Phase>,
     /// The tensors.
     pub values: EntityMap<ValueId, ProgramValue>,
+    /// Where tensors come from and go to.
+    pub ends: Ends,
+}
+
+/// Where a program's tensors come from and go to.
+#[derive(Clone, Debug)]
+pub struct Ends {
     /// The module's tensors in the order it visits them, and the value each is, if the step uses it.
     pub module: Vec<(ModuleTensor, Option<ValueId>)>,
     /// The value each input is, if the step uses it.
@@ -182,21 +189,17 @@ impl Program {
             graph.values.into_iter().filter_map(|(id, data)| numbers.get(&id).map(|&v| (v, data))).collect();
         let module = module.into_iter().zip(module_ids).map(|(t, id)| (t, numbers.get(&id).copied())).collect();
         let inputs = input_ids.into_iter().map(|id| numbers.get(&id).copied()).collect();
-        let program = Self {
-            ops: program_ops,
-            kinds,
-            phases,
-            values,
-            module,
-            inputs,
-            constants,
-            loss,
-            outputs,
-            gradients,
-            buffers,
-        };
+        let ends = Ends { module, inputs, constants, loss, outputs, gradients, buffers };
+        let program = Self { ops: program_ops, kinds, phases, values, ends };
         program.refuse_unrunnable()?;
         Ok(program)
+    }
+
+    /// Everything the step gives out: the loss, the other results, gradients, running statistics.
+    pub fn results(&self) -> Vec<ValueId> {
+        let ends = &self.ends;
+        let (gradients, buffers) = (ends.gradients.iter().map(|g| g.1), ends.buffers.iter().map(|b| b.1));
+        std::iter::once(ends.loss).chain(ends.outputs.iter().copied()).chain(gradients).chain(buffers).collect()
     }
 
     /// Whether `value` comes from outside the step.
@@ -234,7 +237,7 @@ impl Program {
         for op in self.ops.values() {
             hash.text(&format!("{op:?}"));
         }
-        for (v, data) in &self.constants {
+        for (v, data) in &self.ends.constants {
             hash.word(v.index() as u64);
             hash.bytes(data.as_bytes());
         }
