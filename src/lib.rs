@@ -5,6 +5,8 @@
 pub mod check;
 pub mod cost;
 pub mod entity;
+#[cfg(feature = "fuzzing")]
+pub mod fuzz;
 pub mod graph;
 pub mod plan;
 pub mod solver;
