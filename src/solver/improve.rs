@@ -88,6 +88,7 @@ impl<'a, 'm> Search<'a, 'm> {
             gap: pick(&mut self.rng, &[0.0, 0.0, 0.2, 0.5]),
             keep: pick(&mut self.rng, &[0.0, 0.1, 0.3, 0.6]),
             surplus: pick(&mut self.rng, &[0.0, 0.5, 1.0]),
+            care: pick(&mut self.rng, &[1.0, 1.0, 5.0, 100.0]),
             noise: pick(&mut self.rng, &[0.1, 0.4, 1.0]),
         }
     }
