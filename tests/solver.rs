@@ -74,6 +74,15 @@ fn beats_the_floors() {
 
 #[test]
 fn finds_plans_in_little_room() {
+    let problem = load("resnet-8x32-b8");
+    for part in [0.25, 0.12] {
+        for name in ["chain", "evict"] {
+            match solver::plan(&problem, room(&problem, part), name, &quick(20_000)) {
+                Ok(plan) => println!("{name} {part}: {:.3} %", 100.0 * plan.predicted.overhead),
+                Err(e) => println!("{name} {part}: {e}"),
+            }
+        }
+    }
     for (name, _) in FLOORS {
         let problem = load(name);
         for part in [0.25, 0.12] {

@@ -7,6 +7,7 @@
 
 mod auto;
 mod bound;
+mod chain;
 mod evict;
 mod explain;
 mod flow;
