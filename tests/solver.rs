@@ -74,15 +74,6 @@ fn beats_the_floors() {
 
 #[test]
 fn finds_plans_in_little_room() {
-    let problem = load("resnet-8x32-b8");
-    for part in [0.25, 0.12] {
-        for name in ["chain", "evict"] {
-            match solver::plan(&problem, room(&problem, part), name, &quick(20_000)) {
-                Ok(plan) => println!("{name} {part}: {:.3} %", 100.0 * plan.predicted.overhead),
-                Err(e) => println!("{name} {part}: {e}"),
-            }
-        }
-    }
     for (name, _) in FLOORS {
         let problem = load(name);
         for part in [0.25, 0.12] {
@@ -296,5 +287,41 @@ mod random {
             dead += graph.values().keys().filter(|&v| graph.uses(v).is_empty() && !graph.values()[v].output).count();
         }
         assert!(views > 100 && pairs > 100 && multi > 100 && once > 30 && dead > 10);
+    }
+}
+
+#[test]
+#[ignore = "prints a table; slow"]
+fn table() {
+    for (name, _) in FLOORS {
+        let problem = load(name);
+        let peak = keep_all_peak(&problem) as f64;
+        let mut budgets: Vec<(String, Bytes)> =
+            [0.8, 0.6, 0.5, 0.4, 0.3].iter().map(|f| (f.to_string(), Bytes((peak * f) as u64))).collect();
+        budgets.extend([0.25, 0.12].iter().map(|&r| (format!("room {r}"), room(&problem, r))));
+        for (label, budget) in budgets {
+            for solver in ["auto", "evict", "chain"] {
+                let started = std::time::Instant::now();
+                let options = Options {
+                    node_limit: std::env::var("PLIMSOLL_NODES").ok().and_then(|n| n.parse().ok()),
+                    inplace: std::env::var("PLIMSOLL_NO_INPLACE").is_err(),
+                    time_limit: Duration::from_secs(60),
+                    ..Options::default()
+                };
+                match solver::plan(&problem, budget, solver, &options) {
+                    Ok(plan) => {
+                        verify(&problem, &plan);
+                        let p = &plan.predicted;
+                        println!(
+                            "{name} {label} {solver}: {:.3} % (bound {:.3} %) {:.2?}",
+                            p.overhead * 100.0,
+                            p.lower_bound * 100.0,
+                            started.elapsed()
+                        );
+                    }
+                    Err(error) => println!("{name} {label} {solver}: {error} {:.2?}", started.elapsed()),
+                }
+            }
+        }
     }
 }

@@ -33,6 +33,9 @@ struct Block {
     saved: usize,
     forward_peak: usize,
     backward_peak: usize,
+    /// What `saved` and `backward_peak` are before any discount.
+    saved_all: usize,
+    backward_all: usize,
 }
 
 /// What the table chose.
@@ -48,25 +51,35 @@ enum Choice {
 pub(super) fn orders(model: &Model, budget: u64) -> Vec<Vec<u32>> {
     let Some(boundary) = Boundary::find(model).into_iter().next() else { return Vec::new() };
     let free = budget.saturating_sub(model.resident);
-    let blocks = blocks(model, boundary.unit, free.div_ceil(SLOTS as u64).max(1));
+    let mut blocks = blocks(model, boundary.unit, free.div_ceil(SLOTS as u64).max(1));
     if blocks.len() < 2 {
         return Vec::new();
     }
-    let table = Table::new(&blocks);
-    let mut orders: Vec<Vec<u32>> = Vec::new();
-    for slots in (1..=SLOTS).rev() {
-        let mut schedule = Vec::new();
-        if !table.schedule(&blocks, slots, 0, blocks.len() - 1, &mut schedule) {
-            break;
+    // Much of what a block saves is cheap to make again op by op: eviction does so later. So the
+    // table is asked again as if blocks needed only part of their bytes.
+    let mut all: Vec<Vec<u32>> = Vec::new();
+    for (numerator, denominator) in [(1, 1), (1, 2), (1, 4)] {
+        for block in &mut blocks {
+            block.saved = (block.saved_all * numerator).div_ceil(denominator);
+            block.backward_peak = (block.backward_all * numerator).div_ceil(denominator);
         }
-        let order = table_order(model, &boundary, schedule);
-        if orders.last() != Some(&order) {
-            orders.push(order);
+        let table = Table::new(&blocks);
+        let mut orders: Vec<Vec<u32>> = Vec::new();
+        for slots in (1..=SLOTS).rev() {
+            let mut schedule = Vec::new();
+            if !table.schedule(&blocks, slots, 0, blocks.len() - 1, &mut schedule) {
+                break;
+            }
+            let order = table_order(model, &boundary, schedule);
+            if !orders.contains(&order) && !all.contains(&order) {
+                orders.push(order);
+            }
         }
+        // The largest that fit by the estimate, and a few spread over the smaller ones.
+        let keep = orders.len().div_ceil(4).max(1);
+        all.extend(orders.into_iter().step_by(keep));
     }
-    // The largest that fit by the estimate, and a few spread over the smaller ones.
-    let keep = orders.len().div_ceil(6).max(1);
-    orders.into_iter().step_by(keep).collect()
+    all
 }
 
 fn table_order(model: &Model, boundary: &Boundary, schedule: Vec<std::ops::Range<usize>>) -> Vec<u32> {
@@ -130,6 +143,8 @@ fn blocks(model: &Model, boundary: usize, slot: u64) -> Vec<Block> {
             saved: slots(saved[i]),
             forward_peak: slots(peak(&forward)),
             backward_peak: slots(peak(&(start..end))),
+            saved_all: slots(saved[i]),
+            backward_all: slots(peak(&(start..end))),
             forward,
             backward: start..end,
         });
