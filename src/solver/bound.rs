@@ -193,21 +193,23 @@ impl<'a, 'm> Boundary<'a, 'm> {
         (ceil(best), Some(rich), Some(poor))
     }
 
-    /// An order that makes the cut's storages again, each once, right before its first use after
+    /// The order `base`, changed so that it makes the cut's storages again, each once, right before its first use after
     /// the boundary.
-    pub fn order(&self, cut: &Cut) -> Vec<u32> {
+    pub fn order(&self, cut: &Cut, base: &[u32]) -> Vec<u32> {
         let model = self.model;
         let mut order = Vec::with_capacity(model.units.len() * 3 / 2);
         let mut done = vec![false; model.units.len()];
-        for u in 0..model.units.len() {
-            if u > self.unit {
+        let mut ran = done.clone();
+        let mut passed = false;
+        for &u in base {
+            if passed {
                 let mut chain: Vec<u32> = Vec::new();
-                let mut stack: Vec<u32> = vec![u as u32];
+                let mut stack: Vec<u32> = vec![u];
                 while let Some(v) = stack.pop() {
                     for &s in &model.units[v as usize].reads {
                         let maker = model.items[s as usize].maker;
                         if maker != NONE
-                            && maker as usize <= self.unit
+                            && ran[maker as usize]
                             && cut.again[maker as usize]
                             && model.units[maker as usize].replayable
                             && !std::mem::replace(&mut done[maker as usize], true)
@@ -220,7 +222,9 @@ impl<'a, 'm> Boundary<'a, 'm> {
                 chain.sort_unstable();
                 order.extend(chain);
             }
-            order.push(u as u32);
+            order.push(u);
+            ran[u as usize] = true;
+            passed |= u as usize == self.unit;
         }
         order
     }

@@ -15,6 +15,7 @@ mod frame;
 mod improve;
 mod model;
 mod registry;
+mod reorder;
 mod rng;
 mod sim;
 mod sweep;
