@@ -9,6 +9,7 @@ use super::bound::Boundary;
 use super::evict::{Evictor, Rule};
 use super::improve::Search;
 use super::model::Model;
+use super::reorder::shrink_first;
 use super::rng::Rng;
 use super::sim::{Score, Sim};
 
@@ -48,17 +49,12 @@ impl Limits {
 
 /// Evict from each start until it fits, give back what then fits; the best first. The plain rules
 /// start from everything kept; `starts` are further orders to begin with.
-pub(super) fn construct(
-    model: &Model,
-    budget: u64,
-    starts: Vec<Vec<u32>>,
-    rules: bool,
-    limits: &Limits,
-) -> Vec<Scored> {
-    let keep_all = model.keep_all();
+pub(super) fn construct(model: &Model, budget: u64, starts: Vec<Vec<u32>>, rules: bool, limits: &Limits) -> Vec<Scored> {
     let mut all: Vec<(Vec<u32>, Rule)> = Vec::new();
     if rules {
-        all.extend(Rule::PORTFOLIO.iter().map(|&rule| (keep_all.clone(), rule)));
+        for base in [model.keep_all(), shrink_first(model)] {
+            all.extend(Rule::PORTFOLIO.iter().map(|&rule| (base.clone(), rule)));
+        }
     }
     all.extend(starts.into_iter().map(|order| (order, Rule::PLAIN)));
     let share = limits.work / all.len().max(1) as u64;
@@ -117,11 +113,14 @@ pub(super) fn closure_starts(model: &Model, budget: u64) -> Vec<Vec<u32>> {
     let Some(boundary) = Boundary::find(model).into_iter().next() else { return Vec::new() };
     let mut orders: Vec<Vec<u32>> = Vec::new();
     let free = budget.saturating_sub(model.resident) as f64;
+    let bases = [model.keep_all(), shrink_first(model)];
     for part in [1.0, 0.96, 0.92, 0.87, 0.8, 0.7, 0.55] {
         if let (_, _, Some(cut)) = boundary.solve(model.resident + (free * part) as u64) {
-            let order = boundary.order(&cut);
-            if !orders.contains(&order) {
-                orders.push(order);
+            for base in &bases {
+                let order = boundary.order(&cut, base);
+                if !orders.contains(&order) {
+                    orders.push(order);
+                }
             }
         }
     }

@@ -69,8 +69,7 @@ impl<'a, 'm> Boundary<'a, 'm> {
         let mut crossing = 0u64;
         for u in unit + 1..n {
             let reads = &model.units[u].reads;
-            after[u] =
-                u + 1 == n || reads.iter().map(maker).any(|m| m != NONE && (m as usize == unit || after[m as usize]));
+            after[u] = u + 1 == n || reads.iter().map(maker).any(|m| m != NONE && (m as usize == unit || after[m as usize]));
             if after[u] {
                 for &s in reads {
                     let m = maker(&s);
@@ -174,8 +173,7 @@ impl<'a, 'm> Boundary<'a, 'm> {
         // The price at which the lines of both cuts meet, until it is one of them (Dinkelbach).
         for _ in 0..24 {
             let bytes = i128::from(rich.kept) - i128::from(poor.kept);
-            let times =
-                (poor.value - poor.price * i128::from(poor.kept)) - (rich.value - rich.price * i128::from(rich.kept));
+            let times = (poor.value - poor.price * i128::from(poor.kept)) - (rich.value - rich.price * i128::from(rich.kept));
             let price = times / bytes.max(1);
             if price <= rich.price || price >= poor.price {
                 break;
@@ -195,21 +193,23 @@ impl<'a, 'm> Boundary<'a, 'm> {
         (ceil(best), Some(rich), Some(poor))
     }
 
-    /// An order that makes the cut's storages again, each once, right before its first use after
+    /// The order `base`, changed so that it makes the cut's storages again, each once, right before its first use after
     /// the boundary.
-    pub fn order(&self, cut: &Cut) -> Vec<u32> {
+    pub fn order(&self, cut: &Cut, base: &[u32]) -> Vec<u32> {
         let model = self.model;
         let mut order = Vec::with_capacity(model.units.len() * 3 / 2);
         let mut done = vec![false; model.units.len()];
-        for u in 0..model.units.len() {
-            if u > self.unit {
+        let mut ran = done.clone();
+        let mut passed = false;
+        for &u in base {
+            if passed {
                 let mut chain: Vec<u32> = Vec::new();
-                let mut stack: Vec<u32> = vec![u as u32];
+                let mut stack: Vec<u32> = vec![u];
                 while let Some(v) = stack.pop() {
                     for &s in &model.units[v as usize].reads {
                         let maker = model.items[s as usize].maker;
                         if maker != NONE
-                            && maker as usize <= self.unit
+                            && ran[maker as usize]
                             && cut.again[maker as usize]
                             && model.units[maker as usize].replayable
                             && !std::mem::replace(&mut done[maker as usize], true)
@@ -222,7 +222,9 @@ impl<'a, 'm> Boundary<'a, 'm> {
                 chain.sort_unstable();
                 order.extend(chain);
             }
-            order.push(u as u32);
+            order.push(u);
+            ran[u as usize] = true;
+            passed |= u as usize == self.unit;
         }
         order
     }

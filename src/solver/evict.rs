@@ -32,19 +32,25 @@ pub(super) struct Rule {
     pub surplus: f64,
     /// Size of the random factor on scores.
     pub noise: f64,
+    /// Factor on the score of what would be made again where there is no room for it, or by the
+    /// very unit that runs at the peak: such an eviction mostly moves the peak. 1 for no care.
+    pub care: f64,
 }
 
 impl Rule {
-    pub const PLAIN: Self = Self { cost: 1.0, gap: 0.0, keep: 0.3, surplus: 1.0, noise: 0.0 };
+    pub const PLAIN: Self = Self { cost: 1.0, gap: 0.0, keep: 0.3, surplus: 1.0, noise: 0.0, care: 1.0 };
 
     /// The rules tried by every solver that starts from everything kept.
-    pub const PORTFOLIO: [Self; 6] = [
+    pub const PORTFOLIO: [Self; 9] = [
         Self::PLAIN,
         Self { keep: 0.0, ..Self::PLAIN },
         Self { gap: 0.3, surplus: 0.0, ..Self::PLAIN },
         Self { cost: 0.6, keep: 0.6, ..Self::PLAIN },
         Self { surplus: 0.3, keep: 0.1, ..Self::PLAIN },
         Self { cost: 0.8, gap: 0.5, keep: 0.0, ..Self::PLAIN },
+        Self { care: 20.0, ..Self::PLAIN },
+        Self { care: 20.0, keep: 0.0, ..Self::PLAIN },
+        Self { care: 1e6, cost: 0.5, keep: 0.6, surplus: 0.3, ..Self::PLAIN },
     ];
 }
 
@@ -100,7 +106,7 @@ impl Evictor {
                 return false;
             }
             self.index(model, order);
-            let Some((item, to)) = self.choose(model, order, score.at, score.peak - budget, rule, rng) else {
+            let Some((item, to)) = self.choose(model, order, score.at, budget, score.peak - budget, rule, rng) else {
                 return false;
             };
             self.price(model, order, item, score.at, to, rule.keep);
@@ -150,12 +156,14 @@ impl Evictor {
         Some(Gap { from: touches[next - 1] as usize, to })
     }
 
+    #[allow(clippy::too_many_arguments)]
     /// The storage to evict at position `at`, and the position of its next use.
     fn choose(
         &mut self,
         model: &Model,
         order: &[u32],
         at: usize,
+        budget: u64,
         excess: u64,
         rule: Rule,
         rng: &mut Rng,
@@ -177,6 +185,14 @@ impl Evictor {
             let mut score = (price.time as f64 + 1.0).powf(rule.cost) / useful;
             if rule.gap > 0.0 {
                 score /= ((gap.to - gap.from) as f64).powf(rule.gap);
+            }
+            if rule.care > 1.0 {
+                let largest = self.chain.iter().map(|&u| model.units[u as usize].footprint).max().unwrap_or(0);
+                let moved = self.chain.contains(&order[at]);
+                let tight = self.sim.live[gap.to].saturating_add(largest) > budget;
+                if moved || tight {
+                    score *= rule.care;
+                }
             }
             if rule.noise > 0.0 {
                 score *= (rule.noise * (rng.unit() * 2.0 - 1.0)).exp();

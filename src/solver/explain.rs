@@ -53,27 +53,23 @@ pub(super) fn proved(problem: &Problem, budget: Bytes) -> Option<Outcome> {
 /// Nothing was found: look for the smallest budget that suffices, starting from the best order
 /// that was found and the graph's own (`all`). If that turns up a plan after all, it is returned.
 pub(super) fn search(frame: &Frame, order: Option<&[u32]>, all: &Timeline) -> Result<Outcome> {
-    let mut minimum = all.peak;
     let mut binding: Option<(Vec<Step>, Timeline)> = None;
     let mut consider = |order: &[u32]| -> Result<Option<Outcome>> {
         let (steps, timeline) = frame.steps(order)?;
         if timeline.peak <= frame.budget {
             return Ok(Some(frame.outcome(steps, &timeline)));
         }
-        if timeline.peak <= minimum || binding.is_none() {
-            minimum = minimum.min(timeline.peak);
+        if binding.as_ref().is_none_or(|(_, best)| timeline.peak < best.peak) {
             binding = Some((steps, timeline));
         }
         Ok(None)
     };
-    if let Some(outcome) = order.and_then(|order| consider(order).transpose()) {
-        return outcome;
-    }
-    if let Some(outcome) = consider(&frame.model.keep_all())? {
+    if let Some(outcome) = consider(order.unwrap_or(&frame.model.keep_all()))? {
         return Ok(outcome);
     }
-    let mut low = frame.budget.get();
-    let mut high = all.peak.get();
+    // Only budgets that were tried count, not peaks that came out: whoever asks again with the
+    // minimum must get a plan.
+    let (mut low, mut high) = (frame.budget.get(), all.peak.get());
     for _ in 0..TRIES {
         if frame.limits.late() || high.saturating_sub(low) <= 1 {
             break;
@@ -81,17 +77,17 @@ pub(super) fn search(frame: &Frame, order: Option<&[u32]>, all: &Timeline) -> Re
         let budget = low + (high - low) / 2;
         let starts = super::auto::closure_starts(&frame.model, budget);
         let limits = Limits::new(&frame.model, frame.options);
-        let Some((order, score)) = construct(&frame.model, budget, starts, true, &limits).into_iter().next() else {
-            break;
-        };
-        if let Some(outcome) = consider(&order)? {
+        let found = construct(&frame.model, budget, starts, true, &limits);
+        let Some((order, score)) = found.first() else { break };
+        if let Some(outcome) = consider(order)? {
             return Ok(outcome);
         }
         match score.peak <= budget {
-            true => high = score.peak,
+            true => high = budget,
             false => low = budget,
         }
     }
+    let minimum = Bytes(high);
     Ok(unproved(frame.problem, minimum, binding))
 }
 

@@ -88,6 +88,7 @@ impl<'a, 'm> Search<'a, 'm> {
             gap: pick(&mut self.rng, &[0.0, 0.0, 0.2, 0.5]),
             keep: pick(&mut self.rng, &[0.0, 0.1, 0.3, 0.6]),
             surplus: pick(&mut self.rng, &[0.0, 0.5, 1.0]),
+            care: pick(&mut self.rng, &[1.0, 1.0, 5.0, 100.0]),
             noise: pick(&mut self.rng, &[0.1, 0.4, 1.0]),
         }
     }
@@ -187,9 +188,9 @@ impl<'a, 'm> Search<'a, 'm> {
         let inputs: u64 = unit.reads.iter().map(|&s| self.model.items[s as usize].bytes).sum();
         let limit = self.budget.saturating_add(inputs).saturating_sub(bytes);
         // Up to its last use before `after` it lives anyway.
-        let last = (before..after).rev().find(|&i| {
-            i == before || self.model.units[order[i] as usize].reads.iter().any(|s| unit.writes.contains(s))
-        });
+        let last = (before..after)
+            .rev()
+            .find(|&i| i == before || self.model.units[order[i] as usize].reads.iter().any(|s| unit.writes.contains(s)));
         live[last.unwrap_or(before) + 1..after].iter().all(|&bytes| bytes <= limit)
     }
 }

@@ -7,6 +7,7 @@
 
 mod auto;
 mod bound;
+mod chain;
 mod evict;
 mod explain;
 mod flow;
@@ -14,6 +15,7 @@ mod frame;
 mod improve;
 mod model;
 mod registry;
+mod reorder;
 mod rng;
 mod sim;
 mod sweep;

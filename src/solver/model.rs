@@ -39,6 +39,8 @@ pub(super) struct Unit {
     op: Option<OpId>,
     pub time: u64,
     pub workspace: u64,
+    /// Bytes it needs by itself.
+    pub footprint: u64,
     /// Items read, each once.
     pub reads: Vec<u32>,
     /// Items made.
@@ -120,6 +122,7 @@ impl<'a> Model<'a> {
             op: None,
             time: 0,
             workspace: 0,
+            footprint: 0,
             reads,
             writes: Vec::new(),
             pairs: Vec::new(),
@@ -172,10 +175,14 @@ impl<'a> Model<'a> {
                 pairs.push((u32::from_index(r), u32::from_index(w)));
             }
         }
+        let workspace = self.problem.costs.workspace[id].get();
+        let touched = reads.iter().chain(&writes).map(|&s| self.items[s as usize].bytes);
+        let footprint = touched.sum::<u64>() + workspace;
         Unit {
             op: Some(id),
             time: self.problem.costs.time[id].get(),
-            workspace: self.problem.costs.workspace[id].get(),
+            workspace,
+            footprint,
             reads,
             writes,
             pairs,

@@ -1,6 +1,7 @@
 //! The solvers by name.
 
 use super::auto::{closure_starts, construct, improve};
+use super::chain;
 use super::frame::Frame;
 use super::{Options, Outcome, Solver};
 use crate::cost::Problem;
@@ -9,7 +10,7 @@ use crate::units::Bytes;
 
 /// Every solver there is, the default first.
 pub fn solvers() -> Vec<Box<dyn Solver>> {
-    vec![Box::new(Auto), Box::new(Evict), Box::new(KeepAll)]
+    vec![Box::new(Auto), Box::new(Evict), Box::new(Chain), Box::new(KeepAll)]
 }
 
 /// The names of [`solvers`].
@@ -39,6 +40,7 @@ impl Solver for Auto {
     fn solve(&self, problem: &Problem, budget: Bytes, options: &Options) -> Result<Outcome> {
         Frame::solve(self.name(), problem, budget, options, |frame| {
             let mut starts = closure_starts(&frame.model, frame.budget.get());
+            starts.extend(chain::orders(&frame.model, frame.budget.get()));
             starts.extend(smaller_budgets(frame));
             let found = construct(&frame.model, frame.budget.get(), starts, true, &frame.limits);
             Ok(improve(&frame.model, frame.budget.get(), found, frame.least, &frame.limits).map(|(order, _)| order))
@@ -76,6 +78,29 @@ impl Solver for Evict {
     fn solve(&self, problem: &Problem, budget: Bytes, options: &Options) -> Result<Outcome> {
         Frame::solve(self.name(), problem, budget, options, |frame| {
             let found = construct(&frame.model, frame.budget.get(), Vec::new(), true, &frame.limits);
+            Ok(improve(&frame.model, frame.budget.get(), found, frame.least, &frame.limits).map(|(order, _)| order))
+        })
+    }
+}
+
+/// The chain table alone.
+struct Chain;
+
+impl Solver for Chain {
+    fn name(&self) -> &'static str {
+        "chain"
+    }
+    fn about(&self) -> &'static str {
+        "dynamic programming over blocks of a chain (after Rotor), then improved op by op"
+    }
+    fn solve(&self, problem: &Problem, budget: Bytes, options: &Options) -> Result<Outcome> {
+        Frame::solve(self.name(), problem, budget, options, |frame| {
+            let starts = chain::orders(&frame.model, frame.budget.get());
+            if starts.is_empty() {
+                let why = "it has no chain of blocks that fits the budget by the table's estimate".to_owned();
+                return Err(Error::Unsupported { solver: "chain", why });
+            }
+            let found = construct(&frame.model, frame.budget.get(), starts, false, &frame.limits);
             Ok(improve(&frame.model, frame.budget.get(), found, frame.least, &frame.limits).map(|(order, _)| order))
         })
     }
