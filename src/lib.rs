@@ -1,17 +1,26 @@
 //! Plan and run memory-bounded training for [Burn](https://burn.dev) models.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod alloc;
 pub mod check;
 pub mod cost;
 pub mod entity;
 pub mod graph;
 pub mod plan;
+#[cfg(feature = "flex")]
+pub mod runtime;
 pub mod solver;
 
 mod error;
 mod files;
 mod units;
+#[cfg(feature = "flex")]
+mod wrap;
 
 pub use error::{Blocker, Error, Result};
+#[cfg(feature = "flex")]
+pub use graph::trace::{StepOutput, TensorMapper, Tensors};
 pub use units::{Budget, Bytes, Nanos};
+#[cfg(feature = "flex")]
+pub use wrap::{Rematerialize, Retrace, Settings, StepReport, Trained};

@@ -5,6 +5,8 @@ mod format;
 mod problem;
 mod profile;
 
+pub mod measure;
+
 pub use device::Device;
 pub use problem::{Costs, Problem};
 pub use profile::{OpCost, Profile};

@@ -24,6 +24,8 @@ pub struct OpCost {
     pub views: Vec<Option<usize>>,
     /// `(input, output)` pairs for which the op reuses the input's storage when it may.
     pub inplace: Vec<(usize, usize)>,
+    /// Size of each output's buffer.
+    pub sizes: Vec<Bytes>,
     /// How each output lies in its storage; opaque outside the backend that wrote it.
     pub layouts: Vec<String>,
 }

@@ -9,9 +9,13 @@ mod fingerprint;
 mod liveness;
 mod node;
 mod order;
+#[cfg(feature = "flex")]
+pub mod trace;
 
 pub use builder::{GraphBuilder, NewValue};
 pub use fingerprint::Fingerprint;
+#[cfg(feature = "flex")]
+pub(crate) use fingerprint::Fnv;
 pub use node::{Op, Phase, Replay, Role, Storage, Value};
 
 use crate::entity::{EntityMap, OpId, StorageId, ValueId};

@@ -1,0 +1,44 @@
+//! From a Burn model and a closure to a [`Program`]: the whole training step as data.
+
+mod capture;
+mod problem;
+mod program;
+mod tensors;
+
+use burn::module::Module;
+
+pub use capture::{Kind, ModuleTensor};
+pub(crate) use capture::{model_device, panic_message, quietly};
+pub(crate) use program::SetStatus;
+pub use program::{Program, ProgramValue};
+pub use tensors::{StepOutput, TensorMapper, Tensors};
+
+use crate::error::Result;
+
+/// What tracing a step gives: the program, and the closure's results as templates whose tensors
+/// are of no use but whose structure (how many elements a `Vec` has) is.
+pub struct Traced<O: StepOutput> {
+    /// The step.
+    pub program: Program,
+    /// Structure of the loss.
+    pub loss: O::Loss,
+    /// Structure of the other results.
+    pub outputs: O::Output,
+}
+
+/// Trace one training step (forward and backward) without running it and without copying a
+/// parameter.
+///
+/// # Errors
+/// [`Error::Trace`](crate::Error::Trace) naming what in the model or the closure cannot be traced
+/// and what to do about it.
+pub fn trace<M, I, O, F>(model: &M, inputs: &I, step: F) -> Result<Traced<O>>
+where
+    M: Module,
+    I: Tensors,
+    O: StepOutput,
+    F: FnOnce(&M, I) -> O,
+{
+    let (captured, loss, outputs) = capture::capture::<M, I, O, F>(model, inputs, step)?;
+    Ok(Traced { program: Program::new(captured)?, loss, outputs })
+}

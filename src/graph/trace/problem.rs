@@ -1,0 +1,87 @@
+//! From a program and what its ops cost to a problem.
+
+use super::Program;
+use crate::cost::{Costs, Device, OpCost, Problem};
+use crate::entity::{EntityMap, OpId, ValueId};
+use crate::error::Result;
+use crate::graph::{GraphBuilder, NewValue, Op, Role};
+use crate::units::Bytes;
+
+impl Program {
+    /// The problem this program is, given what each op costs and how its outputs share storage.
+    ///
+    /// `extra` bytes are live all the time beside it: optimizer state and other things the step
+    /// does not touch but the device must hold.
+    ///
+    /// # Errors
+    /// [`Error::InvalidProblem`](crate::Error::InvalidProblem) when costs contradict the program.
+    pub fn problem(
+        &self,
+        name: &str,
+        costs: &EntityMap<OpId, OpCost>,
+        extra: Bytes,
+        device: Device,
+    ) -> Result<Problem> {
+        let mut builder = GraphBuilder::new();
+        let mut alias_of: EntityMap<ValueId, Option<ValueId>> = EntityMap::filled(None, self.values.len());
+        let mut bytes: EntityMap<ValueId, Bytes> = self
+            .values
+            .values()
+            .map(|value| Bytes(value.shape.num_elements() as u64 * value.dtype.size() as u64))
+            .collect();
+        for op in self.ops.keys() {
+            let (inputs, outputs) = self.reads_and_writes(op);
+            for (&v, view) in outputs.iter().zip(&costs[op].views) {
+                // The base named is the value that owns the storage, so that a view stays a view
+                // of something when intermediate views are dropped.
+                alias_of[v] = view.map(|k| alias_of[inputs[k]].unwrap_or(inputs[k]));
+            }
+            for (&v, &size) in outputs.iter().zip(&costs[op].sizes) {
+                // A backend may round a buffer up, or return a part of a larger one.
+                if alias_of[v].is_none() {
+                    bytes[v] = bytes[v].max(size);
+                }
+            }
+        }
+        for (v, value) in self.values.iter() {
+            builder.value(NewValue {
+                name: format!("t{}", crate::entity::Entity::index(v)),
+                bytes: bytes[v],
+                dims: value.shape.iter().map(|&d| d as u64).collect(),
+                alias_of: alias_of[v],
+                role: value.role,
+            });
+            if self.is_resident(v) {
+                builder.resident(v);
+            }
+            if value.output {
+                builder.output(v);
+            }
+        }
+        if extra > Bytes::ZERO {
+            let v = builder.value(NewValue {
+                name: "held".into(),
+                bytes: extra,
+                role: Role::Buffer,
+                ..NewValue::default()
+            });
+            builder.resident(v);
+        }
+        for op in self.ops.keys() {
+            let (inputs, outputs) = self.reads_and_writes(op);
+            builder.op(Op {
+                kind: self.kinds[op].clone(),
+                phase: self.phases[op],
+                inputs,
+                outputs,
+                inplace: costs[op].inplace.clone(),
+                replay: self.replay(op),
+            });
+        }
+        let table = Costs {
+            time: costs.values().map(|c| c.time).collect(),
+            workspace: costs.values().map(|c| c.workspace).collect(),
+        };
+        Problem::new(name, builder.finish()?, table, device)
+    }
+}

@@ -1,0 +1,286 @@
+//! [`Rematerialize`]: a Burn module that trains under a byte budget.
+
+mod binding;
+mod module;
+mod planner;
+mod settings;
+
+use std::ops::Deref;
+use std::panic::Location;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use burn::module::Module;
+use burn::optim::GradientsParams;
+
+use crate::alloc;
+use crate::cost::Problem;
+use crate::error::{Error, Result};
+use crate::graph::trace::{StepOutput, Tensors, model_device};
+use crate::plan::Plan;
+use crate::units::{Budget, Bytes};
+use binding::{Inputs, ModuleState};
+use planner::{Entry, Planner};
+pub use settings::{Retrace, Settings};
+
+/// A Burn module whose training steps run under a byte budget.
+///
+/// It is itself a [`Module`]: optimizers, records, `to_device` and `valid` pass through to the
+/// wrapped module, to which it also dereferences. Clones share plans.
+///
+/// ```no_run
+/// use burn::nn::{Linear, LinearConfig};
+/// use burn::optim::AdamWConfig;
+/// use burn::tensor::{Device, Distribution, Tensor};
+/// use plimsoll::{Budget, Rematerialize};
+///
+/// let device = Device::flex().autodiff();
+/// let mut model = Rematerialize::wrap(LinearConfig::new(64, 64).init(&device), Budget::percent(50.0));
+/// let mut optim = AdamWConfig::new().init();
+/// for _ in 0..10 {
+///     let x = Tensor::<2>::random([32, 64], Distribution::Default, &device);
+///     let step = model.step(x, |linear: &Linear, x| (linear.forward(x.clone()) - x).powi_scalar(2).mean())?;
+///     model = optim.step(1e-3, model, step.grads);
+///     println!("{}", step.loss.into_scalar::<f32>());
+/// }
+/// # Ok::<(), plimsoll::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Rematerialize<M> {
+    module: M,
+    shared: Arc<Shared>,
+}
+
+/// What clones of a wrapped module share.
+struct Shared {
+    settings: Settings,
+    planner: Mutex<Planner>,
+    latest: Mutex<Option<Arc<Entry>>>,
+    steps: std::sync::atomic::AtomicU64,
+}
+
+/// What one training step gives.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Trained<L, A> {
+    /// The loss, on the model's device without autodiff.
+    pub loss: L,
+    /// What else the closure returned beside the loss, without autodiff.
+    pub output: A,
+    /// Gradients for Burn's optimizers and accumulators.
+    pub grads: GradientsParams,
+    /// What the step needed.
+    pub report: StepReport,
+}
+
+/// What one training step needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StepReport {
+    /// The budget in bytes; `u64::MAX` when there is none.
+    pub budget: Bytes,
+    /// The plan's peak, everything the step touches counted.
+    pub planned_peak: Bytes,
+    /// The peak measured while the step ran, counted the same way; `None` where the counting
+    /// allocator ([`alloc::Counting`]) is not installed. What other threads allocate counts too.
+    pub measured_peak: Option<Bytes>,
+    /// How long the step ran, without tracing and planning.
+    pub ran: Duration,
+    /// How long tracing and planning took; near zero when the plan was at hand.
+    pub planned: Duration,
+}
+
+impl<M: Module> Rematerialize<M> {
+    /// Wrap `module` so that its training steps stay within `budget`.
+    pub fn wrap(module: M, budget: Budget) -> Self {
+        Self::with_settings(module, Settings::new(budget))
+    }
+
+    /// Wrap `module` with settings other than the defaults.
+    pub fn with_settings(module: M, settings: Settings) -> Self {
+        let planner = Mutex::new(Planner::new());
+        Self { module, shared: Arc::new(Shared { settings, planner, latest: Mutex::new(None), steps: 0.into() }) }
+    }
+
+    /// The wrapped module.
+    pub fn module(&self) -> &M {
+        &self.module
+    }
+
+    /// Unwrap.
+    pub fn into_module(self) -> M {
+        self.module
+    }
+
+    /// The settings it was wrapped with.
+    pub fn settings(&self) -> &Settings {
+        &self.shared.settings
+    }
+
+    /// The plan of the latest step, if one was planned.
+    pub fn latest_plan(&self) -> Option<Plan> {
+        lock(&self.shared.latest).as_ref().map(|entry| entry.plan.clone())
+    }
+
+    /// Run one training step: forward and backward of `step` on `inputs`, under the budget.
+    ///
+    /// The closure computes the loss, or `(loss, other results)`, from the module and the inputs
+    /// and nothing else; it is traced, not run, and its work is done as the plan says. The plan is
+    /// made at the first step and again for every new signature of inputs (shapes, element types,
+    /// training flags). Running statistics advance once. Random ops draw from the settings' seed
+    /// and the number of the step.
+    ///
+    /// # Errors
+    /// [`Error::Trace`] for what cannot be traced, [`Error::Infeasible`] when no plan fits the
+    /// budget, [`Error::InvalidInput`] for inputs on another device, [`Error::Execution`] when an
+    /// op fails. The module is unharmed and usable after each of them.
+    #[track_caller]
+    pub fn step<I, O, F>(&self, inputs: I, step: F) -> Result<Trained<O::Loss, O::Output>>
+    where
+        I: Tensors,
+        O: StepOutput,
+        O::Loss: Send + 'static,
+        O::Output: Send + 'static,
+        F: FnOnce(&M, I) -> O,
+    {
+        let place = Location::caller();
+        let start = Instant::now();
+        let state = self.state()?;
+        let tensors = Inputs::of(&inputs)?;
+        let entry = self.entry(place, &state, &tensors, &inputs, step)?;
+        let planned = start.elapsed();
+        *lock(&self.shared.latest) = Some(entry.clone());
+        drop(inputs);
+
+        let number = self.shared.steps.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let program = &entry.program;
+        let held = self.shared.settings.held_bytes(&state);
+        let resident = entry.problem.graph.resident_bytes().saturating_sub(held);
+        alloc::start_watch();
+        let before = alloc::live();
+        let start = Instant::now();
+        let results = entry.run(&self.shared.settings, &state, tensors, number)?;
+        let ran = start.elapsed();
+        let measured_peak = alloc::installed().then(|| alloc::watched().saturating_sub(before) + resident + held);
+
+        let mut results = results.into_iter();
+        let mut next = |n: usize| results.by_ref().take(n).collect::<Vec<_>>();
+        let loss = binding::rebuild(entry.loss::<O::Loss>()?, next(1))?;
+        let output = binding::rebuild(entry.output::<O::Output>()?, next(program.outputs.len()))?;
+        let grads = binding::gradients(&self.module, &program.gradients, next(program.gradients.len()))?;
+        binding::write_buffers(&self.module, &program.buffers, next(program.buffers.len()))?;
+        let report = StepReport {
+            budget: entry.plan.budget,
+            planned_peak: entry.plan.predicted.peak,
+            measured_peak,
+            ran,
+            planned,
+        };
+        Ok(Trained { loss, output, grads, report })
+    }
+
+    /// Plan a step without running it.
+    ///
+    /// # Errors
+    /// Those of [`step`](Self::step), but for running.
+    #[track_caller]
+    pub fn plan<I, O, F>(&self, inputs: I, step: F) -> Result<Plan>
+    where
+        I: Tensors,
+        O: StepOutput,
+        O::Loss: Send + 'static,
+        O::Output: Send + 'static,
+        F: FnOnce(&M, I) -> O,
+    {
+        let place = Location::caller();
+        let state = self.state()?;
+        let tensors = Inputs::of(&inputs)?;
+        let entry = self.entry(place, &state, &tensors, &inputs, step)?;
+        Ok(entry.plan.clone())
+    }
+
+    /// The problem that a step is: its whole graph with measured costs, as the planner sees it.
+    ///
+    /// # Errors
+    /// [`Error::Trace`], and [`Error::Execution`] when an op cannot be measured.
+    #[track_caller]
+    pub fn problem<I, O, F>(&self, inputs: I, step: F) -> Result<Problem>
+    where
+        I: Tensors,
+        O: StepOutput,
+        F: FnOnce(&M, I) -> O,
+    {
+        let state = self.state()?;
+        let tensors = Inputs::of(&inputs)?;
+        let traced = crate::graph::trace::trace::<M, I, O, F>(&self.module, &inputs, step)?;
+        lock(&self.shared.planner).problem(&self.shared.settings, &traced.program, &state, &tensors)
+    }
+
+    /// Write the problem that a step is to a file, for `plimsoll plan` and other machines.
+    ///
+    /// # Errors
+    /// Those of [`problem`](Self::problem), and [`Error::Io`].
+    #[track_caller]
+    pub fn export<I, O, F>(&self, path: impl AsRef<Path>, inputs: I, step: F) -> Result<()>
+    where
+        I: Tensors,
+        O: StepOutput,
+        F: FnOnce(&M, I) -> O,
+    {
+        self.problem(inputs, step)?.save(path)
+    }
+
+    fn state(&self) -> Result<ModuleState> {
+        model_device(&self.module)?;
+        ModuleState::of(&self.module)
+    }
+
+    fn entry<I, O, F>(
+        &self,
+        place: &Location<'_>,
+        state: &ModuleState,
+        tensors: &Inputs,
+        inputs: &I,
+        step: F,
+    ) -> Result<Arc<Entry>>
+    where
+        I: Tensors,
+        O: StepOutput,
+        O::Loss: Send + 'static,
+        O::Output: Send + 'static,
+        F: FnOnce(&M, I) -> O,
+    {
+        let key = planner::key::<F>(place, state, tensors);
+        let settings = &self.shared.settings;
+        let mut planner = lock(&self.shared.planner);
+        // A closure that captures nothing cannot do anything else the next time.
+        let may_change = std::mem::size_of::<F>() > 0;
+        let trust = match settings.retrace {
+            Retrace::Always => false,
+            Retrace::Never => true,
+            Retrace::WhenCapturing => !may_change,
+        };
+        if trust && let Some(entry) = planner.get(&key) {
+            return Ok(entry);
+        }
+        let traced = crate::graph::trace::trace::<M, I, O, F>(&self.module, inputs, step)?;
+        planner.entry(settings, key, traced, state, tensors)
+    }
+}
+
+impl<M> Deref for Rematerialize<M> {
+    type Target = M;
+    fn deref(&self) -> &M {
+        &self.module
+    }
+}
+
+/// A panic elsewhere does not spoil what these locks guard: every update is whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn internal(why: &str) -> Error {
+    Error::Execution { at: "its end".into(), why: format!("{why} (a fault in plimsoll: please report it)") }
+}

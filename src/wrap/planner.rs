@@ -1,0 +1,300 @@
+//! From a traced step to something that runs: costs, problem, plan, executable; and the caches.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::io::IsTerminal as _;
+use std::panic::Location;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use burn_flex::{Flex, FlexDevice};
+use burn_ir::HandleKind;
+
+use super::binding::{Bound, Inputs, ModuleState};
+use super::settings::Settings;
+use super::{internal, lock};
+use crate::alloc;
+use crate::check;
+use crate::cost::{Device, Problem, Profile, measure};
+use crate::entity::ValueId;
+use crate::error::Result;
+use crate::graph::trace::{Program, StepOutput, Tensors, Traced};
+use crate::graph::{Fingerprint, Fnv};
+use crate::plan::Plan;
+use crate::runtime::{Executable, FlexProbe, seed_of};
+use crate::solver;
+
+/// Everything about one kind of step: its program, problem, plan, and the plan made ready.
+pub(super) struct Entry {
+    pub program: Program,
+    pub problem: Problem,
+    pub plan: Plan,
+    fingerprint: Fingerprint,
+    executable: Executable,
+    wanted: Vec<ValueId>,
+    loss: Mutex<Box<dyn Any + Send>>,
+    output: Mutex<Box<dyn Any + Send>>,
+}
+
+impl Entry {
+    /// The structure of the loss.
+    pub(super) fn loss<T: Tensors + 'static>(&self) -> Result<T> {
+        let template = lock(&self.loss).downcast_ref::<T>().cloned();
+        template.ok_or_else(|| internal("a step at the same place returned another type"))
+    }
+
+    /// The structure of the other results.
+    pub(super) fn output<T: Tensors + 'static>(&self) -> Result<T> {
+        let template = lock(&self.output).downcast_ref::<T>().cloned();
+        template.ok_or_else(|| internal("a step at the same place returned another type"))
+    }
+
+    /// Run the step: the loss, then the other results, gradients and running statistics.
+    pub(super) fn run(
+        &self,
+        settings: &Settings,
+        state: &ModuleState,
+        inputs: Inputs,
+        number: u64,
+    ) -> Result<Vec<HandleKind<Flex>>> {
+        let program = &self.program;
+        let mut bindings = Vec::new();
+        for ((_, place), tensor) in program.module.iter().zip(&state.tensors) {
+            bindings.extend(place.map(|v| (v, tensor.handle.clone())));
+        }
+        for (place, tensor) in program.inputs.iter().zip(inputs.tensors) {
+            bindings.extend(place.map(|v| (v, tensor.handle)));
+        }
+        for (v, data) in &program.constants {
+            bindings.push((*v, crate::runtime::flex_tensor(data.clone())));
+        }
+        let seed = |op| seed_of(settings.seed, number, op);
+        self.executable.run::<Flex>(&FlexDevice, settings.handlers(), bindings, seed, &self.wanted)
+    }
+}
+
+/// Plans by signature, and the cost profile.
+pub(super) struct Planner {
+    entries: BTreeMap<Fingerprint, Arc<Entry>>,
+    profile: Option<(Option<PathBuf>, Profile)>,
+}
+
+/// What a plan is looked up by: where the step is called, with which closure, on what.
+pub(super) fn key<F>(place: &Location<'_>, state: &ModuleState, inputs: &Inputs) -> Fingerprint {
+    let mut hash = Fnv::new();
+    hash.text(place.file());
+    hash.word(u64::from(place.line()));
+    hash.word(u64::from(place.column()));
+    hash.text(std::any::type_name::<F>());
+    let mut tensors = |tensors: &[Bound]| {
+        hash.word(tensors.len() as u64);
+        for tensor in tensors {
+            hash.word(tensor.shape.len() as u64);
+            tensor.shape.iter().for_each(|&d| hash.word(d as u64));
+            hash.text(tensor.dtype.name());
+            hash.text(tensor.layout.as_deref().unwrap_or_default());
+        }
+    };
+    tensors(&state.tensors);
+    tensors(&inputs.tensors);
+    for bits in [&state.trainable, &state.flags] {
+        hash.word(bits.len() as u64);
+        bits.iter().for_each(|&bit| hash.word(u64::from(bit)));
+    }
+    hash.finish()
+}
+
+impl Planner {
+    pub(super) fn new() -> Self {
+        Self { entries: BTreeMap::new(), profile: None }
+    }
+
+    pub(super) fn get(&self, key: &Fingerprint) -> Option<Arc<Entry>> {
+        self.entries.get(key).cloned()
+    }
+
+    /// The entry for a freshly traced step: the one at hand if the step is the same in every
+    /// scalar, a new one with the same plan if only scalars or constants differ, and a new plan
+    /// otherwise.
+    pub(super) fn entry<O>(
+        &mut self,
+        settings: &Settings,
+        key: Fingerprint,
+        traced: Traced<O>,
+        state: &ModuleState,
+        inputs: &Inputs,
+    ) -> Result<Arc<Entry>>
+    where
+        O: StepOutput,
+        O::Loss: Send + 'static,
+        O::Output: Send + 'static,
+    {
+        let program = traced.program;
+        let fingerprint = program.fingerprint();
+        let known = self.entries.get(&key).cloned();
+        if let Some(entry) = &known
+            && entry.fingerprint == fingerprint
+        {
+            return Ok(entry.clone());
+        }
+        let problem = self.problem(settings, &program, state, inputs)?;
+        let plan = match known {
+            Some(entry) if entry.problem.graph == problem.graph => entry.plan.clone(),
+            _ => Self::plan(settings, &problem)?,
+        };
+        check::check(&problem, &plan)?;
+        let executable = Executable::new(&program, &plan.steps)?;
+        let wanted = std::iter::once(program.loss)
+            .chain(program.outputs.iter().copied())
+            .chain(program.gradients.iter().map(|g| g.1))
+            .chain(program.buffers.iter().map(|b| b.1))
+            .collect();
+        let entry = Arc::new(Entry {
+            program,
+            problem,
+            plan,
+            fingerprint,
+            executable,
+            wanted,
+            loss: Mutex::new(Box::new(traced.loss)),
+            output: Mutex::new(Box::new(traced.outputs)),
+        });
+        self.entries.insert(key, entry.clone());
+        Ok(entry)
+    }
+
+    /// The problem of a program, with costs from the profile or measured now.
+    pub(super) fn problem(
+        &mut self,
+        settings: &Settings,
+        program: &Program,
+        state: &ModuleState,
+        inputs: &Inputs,
+    ) -> Result<Problem> {
+        let mut layouts: BTreeMap<ValueId, String> = BTreeMap::new();
+        let module = program.module.iter().map(|m| m.1).zip(&state.tensors);
+        for (place, tensor) in module.chain(program.inputs.iter().copied().zip(&inputs.tensors)) {
+            if let (Some(v), Some(layout)) = (place, &tensor.layout) {
+                layouts.insert(v, layout.clone());
+            }
+        }
+        let starts = |v: ValueId| layouts.get(&v).cloned();
+        let (path, profile) = self.profile.get_or_insert_with(|| open_profile(settings));
+        let known = profile.len();
+        let mut probe = FlexProbe::new(program, settings.handlers(), &starts);
+        let mut progress = Progress::new(settings.quiet);
+        let costs =
+            measure::measure(&mut probe, program.values.len(), profile, &mut |done, all| progress.show(done, all));
+        progress.end();
+        if profile.len() > known
+            && let Some(path) = path
+        {
+            save_profile(path, profile);
+        }
+        let device = Device { name: profile.device.clone(), ..Device::default() };
+        program.problem("step", &costs?, settings.held_bytes(state), device)
+    }
+
+    /// A plan from the plan directory, or a new one.
+    fn plan(settings: &Settings, problem: &Problem) -> Result<Plan> {
+        let (_, baseline) = solver::baseline(problem);
+        let budget = settings.budget.resolve(baseline.peak)?;
+        let file = settings.plan_directory.as_ref().map(|directory| {
+            directory.join(format!("{}-{}-{}.plan.json", problem.graph.fingerprint(), budget.get(), settings.solver))
+        });
+        if let Some(file) = file.as_ref().filter(|f| f.exists()) {
+            let found = Plan::load(file).and_then(|plan| check::check(problem, &plan).map(|_| plan));
+            match found {
+                Ok(plan) if plan.budget <= budget => return Ok(plan),
+                Ok(_) => {}
+                Err(error) => tracing::warn!("planning anew, {} is of no use: {error}", file.display()),
+            }
+        }
+        let plan = solver::plan(problem, budget, &settings.solver, &settings.solver_options)?;
+        if let Some(file) = file {
+            if let Some(directory) = file.parent() {
+                std::fs::create_dir_all(directory).map_err(|source| crate::Error::Io {
+                    action: "write",
+                    path: directory.to_owned(),
+                    source,
+                })?;
+            }
+            plan.save(file)?;
+        }
+        Ok(plan)
+    }
+}
+
+/// The cost profile of this machine and where it is kept.
+fn open_profile(settings: &Settings) -> (Option<PathBuf>, Profile) {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let workspace = if alloc::installed() { "workspace measured" } else { "workspace not measured" };
+    let device = format!("flex 0.22.1 on {} with {threads} threads, {workspace}", processor());
+    let Some(directory) = &settings.profile_directory else {
+        return (None, Profile::new(device));
+    };
+    let mut hash = Fnv::new();
+    hash.text(&device);
+    let path = directory.join(format!("flex-{}.profile.json", hash.finish()));
+    let profile = match Profile::load(&path) {
+        Ok(profile) if profile.device == device => profile,
+        Ok(_) => Profile::new(device),
+        Err(error) => {
+            if path.exists() {
+                tracing::warn!("measuring anew: {error}");
+            }
+            Profile::new(device)
+        }
+    };
+    (Some(path), profile)
+}
+
+/// Keep what was measured. That it cannot be kept costs the next process a measurement, and this
+/// one nothing.
+fn save_profile(path: &std::path::Path, profile: &Profile) {
+    let saved = path.parent().map_or(Ok(()), std::fs::create_dir_all).map_err(|e| e.to_string());
+    if let Err(error) = saved.and_then(|()| profile.save(path).map_err(|e| e.to_string())) {
+        tracing::warn!("the cost profile is not kept: {error}");
+    }
+}
+
+fn processor() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = info.lines().find(|l| l.starts_with("model name")).and_then(|l| l.split(':').nth(1));
+    model.map_or_else(|| std::env::consts::ARCH.to_owned(), |m| m.trim().to_owned())
+}
+
+/// A bar on standard error once measuring has taken a second, where that is a terminal.
+struct Progress {
+    start: Instant,
+    bar: Option<indicatif::ProgressBar>,
+    quiet: bool,
+}
+
+impl Progress {
+    fn new(quiet: bool) -> Self {
+        Self { start: Instant::now(), bar: None, quiet: quiet || !std::io::stderr().is_terminal() }
+    }
+
+    fn show(&mut self, done: usize, all: usize) {
+        if self.quiet || (self.bar.is_none() && self.start.elapsed() < Duration::from_secs(1)) {
+            return;
+        }
+        let bar = self.bar.get_or_insert_with(|| {
+            let style = indicatif::ProgressStyle::with_template("measuring ops {bar:40} {pos}/{len}");
+            let bar = indicatif::ProgressBar::new(all as u64);
+            if let Ok(style) = style {
+                bar.set_style(style);
+            }
+            bar
+        });
+        bar.set_position(done as u64);
+    }
+
+    fn end(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! How a wrapped module plans and runs.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use burn_flex::Flex;
+use burn_router::CustomOpRegistry;
+
+use super::binding::ModuleState;
+use crate::runtime::flex_custom_ops;
+use crate::units::{Budget, Bytes};
+
+/// When the closure of a step is traced again although its plan is at hand.
+///
+/// Tracing records scalars (a loss weight, say) as they are at that moment. A closure that
+/// captures nothing records the same every time; one that captures variables may not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Retrace {
+    /// Trace a closure that captures variables at every step and reuse the plan (the default).
+    #[default]
+    WhenCapturing,
+    /// Trace every closure at every step: for those that read globals.
+    Always,
+    /// Trace once per signature of inputs: for closures known to do the same every time.
+    Never,
+}
+
+type CustomOps = Arc<dyn Fn(&mut CustomOpRegistry<Flex>) + Send + Sync>;
+
+/// How a wrapped module plans and runs; see each method for its default.
+#[derive(Clone)]
+pub struct Settings {
+    pub(super) budget: Budget,
+    pub(super) optimizer_bytes: f64,
+    pub(super) accumulate: bool,
+    pub(super) solver: String,
+    pub(super) solver_options: crate::solver::Options,
+    pub(super) seed: u64,
+    pub(super) plan_directory: Option<PathBuf>,
+    pub(super) profile_directory: Option<PathBuf>,
+    pub(super) retrace: Retrace,
+    pub(super) quiet: bool,
+    custom_ops: CustomOps,
+}
+
+impl Settings {
+    /// The defaults, with this budget.
+    pub fn new(budget: Budget) -> Self {
+        Self {
+            budget,
+            optimizer_bytes: 8.0,
+            accumulate: false,
+            solver: "auto".into(),
+            solver_options: crate::solver::Options::default(),
+            seed: 0,
+            plan_directory: None,
+            profile_directory: default_profile_directory(),
+            retrace: Retrace::default(),
+            quiet: false,
+            custom_ops: Arc::new(|_| {}),
+        }
+    }
+
+    /// Bytes of optimizer state per trained parameter element, held all the time. Default: 8, the
+    /// two 32-bit moments of Adam; 4 for SGD with momentum, 0 for plain SGD.
+    pub fn optimizer_bytes_per_parameter(mut self, bytes: f64) -> Self {
+        self.optimizer_bytes = if bytes.is_finite() { bytes.max(0.0) } else { 0.0 };
+        self
+    }
+
+    /// Whether gradients are accumulated over several steps, so that a second set of them is held
+    /// while a step runs. Default: no.
+    pub fn gradient_accumulation(mut self, accumulate: bool) -> Self {
+        self.accumulate = accumulate;
+        self
+    }
+
+    /// The solver, by its name in the registry. Default: `auto`.
+    pub fn solver(mut self, name: impl Into<String>) -> Self {
+        self.solver = name.into();
+        self
+    }
+
+    /// The solver's time limit. Default: that of [`solver::Options`](crate::solver::Options).
+    pub fn time_limit(mut self, limit: Duration) -> Self {
+        self.solver_options.time_limit = limit;
+        self
+    }
+
+    /// The seed of the step's random ops. Default: 0.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// A directory where plans are kept and looked for. Default: none.
+    pub fn plan_directory(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.plan_directory = Some(directory.into());
+        self
+    }
+
+    /// The directory where measured costs are kept, `None` to measure anew in every process.
+    /// Default: `plimsoll/profiles` in the user's cache directory.
+    pub fn profile_directory(mut self, directory: Option<PathBuf>) -> Self {
+        self.profile_directory = directory;
+        self
+    }
+
+    /// When closures are traced again. Default: [`Retrace::WhenCapturing`].
+    pub fn retrace(mut self, retrace: Retrace) -> Self {
+        self.retrace = retrace;
+        self
+    }
+
+    /// Whether to keep from drawing a progress bar on a terminal while costs are measured.
+    /// Default: no.
+    pub fn quiet(mut self, quiet: bool) -> Self {
+        self.quiet = quiet;
+        self
+    }
+
+    /// Handlers for custom operations that the model records (`OperationIr::Custom`), beside those
+    /// for Burn's own Fourier transforms, which are always there.
+    pub fn custom_ops(mut self, register: impl Fn(&mut CustomOpRegistry<Flex>) + Send + Sync + 'static) -> Self {
+        self.custom_ops = Arc::new(register);
+        self
+    }
+
+    /// The budget.
+    pub fn budget(&self) -> Budget {
+        self.budget
+    }
+
+    pub(super) fn handlers(&self) -> CustomOpRegistry<Flex> {
+        let mut registry = flex_custom_ops();
+        (self.custom_ops)(&mut registry);
+        registry
+    }
+
+    /// Bytes held all the time beside the step: optimizer state, accumulated gradients.
+    pub(super) fn held_bytes(&self, state: &ModuleState) -> Bytes {
+        let (elements, bytes) = state.trained();
+        let accumulated = if self.accumulate { bytes } else { 0 };
+        Bytes((elements as f64 * self.optimizer_bytes) as u64 + accumulated)
+    }
+}
+
+impl From<Budget> for Settings {
+    fn from(budget: Budget) -> Self {
+        Self::new(budget)
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("budget", &self.budget)
+            .field("optimizer_bytes", &self.optimizer_bytes)
+            .field("accumulate", &self.accumulate)
+            .field("solver", &self.solver)
+            .field("seed", &self.seed)
+            .field("retrace", &self.retrace)
+            .finish_non_exhaustive()
+    }
+}
+
+fn default_profile_directory() -> Option<PathBuf> {
+    let cache = std::env::var_os("XDG_CACHE_HOME")
+        .filter(|dir| !dir.is_empty())
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))?;
+    Some(cache.join("plimsoll").join("profiles"))
+}
