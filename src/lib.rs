@@ -11,6 +11,8 @@ pub mod plan;
 #[cfg(feature = "flex")]
 pub mod runtime;
 pub mod solver;
+#[cfg(feature = "zoo")]
+pub mod zoo;
 
 mod error;
 mod files;
