@@ -6,6 +6,8 @@ pub mod alloc;
 pub mod check;
 pub mod cost;
 pub mod entity;
+#[cfg(feature = "fuzzing")]
+pub mod fuzz;
 pub mod graph;
 pub mod plan;
 #[cfg(feature = "flex")]

@@ -5,6 +5,23 @@
 //! leaves this module has passed the checker's rules as the simulator states them and is checked
 //! again by whoever runs or saves it.
 
+mod auto;
+mod bound;
+mod evict;
+mod explain;
+mod flow;
+mod frame;
+mod improve;
+mod model;
+mod registry;
+mod rng;
+mod sim;
+mod sweep;
+
+pub use frame::{baseline, lower_bound, plan};
+pub use registry::{by_name, names, solvers};
+pub use sweep::sweep;
+
 use std::time::Duration;
 
 use crate::cost::Problem;

@@ -1,0 +1,233 @@
+//! A lower bound on the time of any plan without offload, and the keep sets that attain it.
+//!
+//! **Boundary closure.** Take any unit b and the instant its first run ends. Units that need b's
+//! result, directly or not, all run later. What they read and b's descendants do not make is
+//! either live at that instant or made later, and making it later needs its inputs, live at the
+//! instant or made later in turn. A unit that b needs has run by then, so running it later is a
+//! repetition whose time is pure overhead; any other unit may be running for the first time and
+//! counts nothing. What is live at the instant fits the budget. With `keep` over storages and `r`
+//! over units:
+//!
+//! ```text
+//! minimize  sum time r    subject to  keep(s) + r(maker of s) >= 1        s read after b
+//!                                     keep(x) + r(maker of x) >= r(i)     x read by i
+//!                                     sum bytes keep <= budget - residents
+//! ```
+//!
+//! No assumption on the graph is needed: for a useless b the bound is just 0. It holds for plans
+//! that work in place too: between two steps different storages are in different buffers, each at
+//! least as large as its storage (a pinned storage might not be and counts no bytes). Views are
+//! left out: making one again means that some value of its storage was live or its maker ran.
+//!
+//! For a price per byte the rest is a minimum cut (closure problem: Picard, "Maximal closure of a
+//! graph and applications to combinatorial problems", 1976), so the best price gives the value of
+//! the linear relaxation: `max over p of cut(p) - p (budget - residents)`. All in integers, rounded
+//! so that the bound can only get weaker.
+
+use super::flow::Network;
+use super::model::{Model, NONE};
+
+/// Prices are multiples of 2^-32 ns per byte.
+const SCALE: u32 = 32;
+
+/// The instant the bound looks at, and who runs before and after.
+pub(super) struct Boundary<'a, 'm> {
+    model: &'a Model<'m>,
+    pub unit: usize,
+    /// The unit or what it needs.
+    before: Vec<bool>,
+    /// Units that need it.
+    after: Vec<bool>,
+    /// Bytes of the storages made before and read after.
+    pub crossing: u64,
+}
+
+/// A minimum cut at one price.
+pub(super) struct Cut {
+    price: i128,
+    value: i128,
+    /// Bytes kept at the boundary.
+    pub kept: u64,
+    /// Units run again after it.
+    pub again: Vec<bool>,
+}
+
+impl<'a, 'm> Boundary<'a, 'm> {
+    fn at(model: &'a Model<'m>, unit: usize) -> Self {
+        let n = model.units.len();
+        let (mut before, mut after) = (vec![false; n], vec![false; n]);
+        let maker = |s: &u32| model.items[*s as usize].maker;
+        before[unit] = true;
+        for u in (0..=unit).rev() {
+            if before[u] {
+                for m in model.units[u].reads.iter().map(maker).filter(|&m| m != NONE) {
+                    before[m as usize] = true;
+                }
+            }
+        }
+        let mut seen = vec![false; model.items.len()];
+        let mut crossing = 0u64;
+        for u in unit + 1..n {
+            let reads = &model.units[u].reads;
+            after[u] = u + 1 == n || reads.iter().map(maker).any(|m| m != NONE && (m as usize == unit || after[m as usize]));
+            if after[u] {
+                for &s in reads {
+                    let m = maker(&s);
+                    if m != NONE && before[m as usize] && !std::mem::replace(&mut seen[s as usize], true) {
+                        crossing += model.items[s as usize].bytes;
+                    }
+                }
+            }
+        }
+        Self { model, unit, before, after, crossing }
+    }
+
+    /// The boundaries worth looking at, the one most is carried across first.
+    pub fn find(model: &'a Model<'m>) -> Vec<Self> {
+        let n = model.units.len();
+        // Enough to come close to the best in graphs where looking at every unit would be slow.
+        let stride = n.div_ceil(if n > 4000 { 128 } else { 512 }).max(1);
+        let mut all: Vec<Self> = Vec::new();
+        for unit in (0..n.saturating_sub(1)).step_by(stride) {
+            let it = Self::at(model, unit);
+            if it.crossing > 0 {
+                all.push(it);
+            }
+            all.sort_by_key(|b| (std::cmp::Reverse(b.crossing), b.unit));
+            all.truncate(3);
+        }
+        all
+    }
+
+    /// The cut at a price; `None` when something must be kept at any price.
+    fn cut(&self, price: i128) -> Option<Cut> {
+        let (model, items) = (self.model, self.model.items.len());
+        let (source, sink) = (items + model.units.len(), items + model.units.len() + 1);
+        let mut net = Network::new(sink + 1);
+        // Only what can be reached from the reads after the boundary takes part.
+        let mut wanted = vec![false; items];
+        let mut stack: Vec<u32> = Vec::new();
+        let mut involved = vec![false; model.units.len()];
+        let mut want = |s: u32, stack: &mut Vec<u32>| {
+            let maker = model.items[s as usize].maker;
+            if maker != NONE && !self.after[maker as usize] && !std::mem::replace(&mut wanted[s as usize], true) {
+                stack.push(s);
+                return true;
+            }
+            false
+        };
+        for u in (0..model.units.len()).filter(|&u| self.after[u]) {
+            for &s in &model.units[u].reads {
+                if want(s, &mut stack) {
+                    net.arc(source, s as usize, Network::UNLIMITED);
+                }
+            }
+        }
+        while let Some(s) = stack.pop() {
+            let item = &model.items[s as usize];
+            let u = item.maker as usize;
+            net.arc(s as usize, items + u, i128::from(if item.pinned { 0 } else { item.bytes }) * price);
+            if std::mem::replace(&mut involved[u], true) {
+                continue;
+            }
+            let time = match (self.before[u], !model.units[u].once) {
+                (false, _) => 0,
+                (true, true) => i128::from(model.units[u].time) << SCALE,
+                (true, false) => Network::UNLIMITED,
+            };
+            net.arc(items + u, sink, time);
+            for &x in &model.units[u].reads {
+                want(x, &mut stack);
+                let maker = model.items[x as usize].maker;
+                if maker != NONE && !self.after[maker as usize] {
+                    net.arc(items + u, x as usize, Network::UNLIMITED);
+                }
+            }
+        }
+        let value = net.cut(source, sink)?;
+        let again: Vec<bool> = (0..model.units.len()).map(|u| net.reached(items + u)).collect();
+        let kept = (0..items)
+            .filter(|&s| net.reached(s) && !again[model.items[s].maker as usize] && !model.items[s].pinned)
+            .map(|s| model.items[s].bytes)
+            .sum();
+        Some(Cut { price, value, kept, again })
+    }
+
+    /// The least overhead of any plan within `budget`, and the cuts on both sides of it: the one
+    /// that keeps more than fits, if any, and the one that fits, if any.
+    pub fn solve(&self, budget: u64) -> (u64, Option<Cut>, Option<Cut>) {
+        let room = i128::from(budget.saturating_sub(self.model.resident));
+        let bound = |cut: &Cut| (cut.value - cut.price * room).max(0);
+        let Some(mut rich) = self.cut(0).map(|_| ()).and_then(|()| self.cut(1)) else { return (0, None, None) };
+        if i128::from(rich.kept) <= room {
+            // Even at next to no price it fits.
+            return (ceil(bound(&rich)), None, Some(rich));
+        }
+        let time: u64 = self.model.units.iter().fold(0, |t, u| t.saturating_add(u.time));
+        let top = (i128::from(time) << SCALE).clamp(2, 1 << 62);
+        let Some(mut poor) = self.cut(top) else { return (0, Some(rich), None) };
+        let mut best = bound(&rich).max(bound(&poor));
+        if i128::from(poor.kept) > room {
+            return (ceil(best), Some(rich), None);
+        }
+        // The price at which the lines of both cuts meet, until it is one of them (Dinkelbach).
+        for _ in 0..24 {
+            let bytes = i128::from(rich.kept) - i128::from(poor.kept);
+            let times = (poor.value - poor.price * i128::from(poor.kept)) - (rich.value - rich.price * i128::from(rich.kept));
+            let price = times / bytes.max(1);
+            if price <= rich.price || price >= poor.price {
+                break;
+            }
+            let Some(cut) = self.cut(price) else { break };
+            best = best.max(bound(&cut));
+            let same = cut.kept == rich.kept || cut.kept == poor.kept;
+            if i128::from(cut.kept) > room {
+                rich = cut;
+            } else {
+                poor = cut;
+            }
+            if same {
+                break;
+            }
+        }
+        (ceil(best), Some(rich), Some(poor))
+    }
+
+    /// An order that makes the cut's storages again, each once, right before its first use after
+    /// the boundary.
+    pub fn order(&self, cut: &Cut) -> Vec<u32> {
+        let model = self.model;
+        let mut order = Vec::with_capacity(model.units.len() * 3 / 2);
+        let mut done = vec![false; model.units.len()];
+        for u in 0..model.units.len() {
+            if u > self.unit {
+                let mut chain: Vec<u32> = Vec::new();
+                let mut stack: Vec<u32> = vec![u as u32];
+                while let Some(v) = stack.pop() {
+                    for &s in &model.units[v as usize].reads {
+                        let maker = model.items[s as usize].maker;
+                        if maker != NONE
+                            && maker as usize <= self.unit
+                            && cut.again[maker as usize]
+                            && model.units[maker as usize].replayable
+                            && !std::mem::replace(&mut done[maker as usize], true)
+                        {
+                            chain.push(maker);
+                            stack.push(maker);
+                        }
+                    }
+                }
+                chain.sort_unstable();
+                order.extend(chain);
+            }
+            order.push(u as u32);
+        }
+        order
+    }
+}
+
+/// Whole nanoseconds: times are whole, so a fraction more than n means at least n + 1.
+fn ceil(scaled: i128) -> u64 {
+    let whole = (scaled + (1 << SCALE) - 1) >> SCALE;
+    u64::try_from(whole).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,142 @@
+//! Why a budget is too small: what is proved, what was tried, and what stands in the way.
+
+use super::Outcome;
+use super::auto::{Limits, construct};
+use super::frame::Frame;
+use super::model::needed;
+use crate::cost::Problem;
+use crate::entity::{OpId, StorageId};
+use crate::error::{Blocker, Result};
+use crate::plan::{Step, Timeline};
+use crate::units::Bytes;
+
+/// How many values are named.
+const NAMED: usize = 8;
+/// Budgets tried in the search for the smallest that suffices.
+const TRIES: usize = 8;
+
+/// [`Outcome::Infeasible`] if one op that has to run, or the outputs, need more than the budget by
+/// themselves.
+pub(super) fn proved(problem: &Problem, budget: Bytes) -> Option<Outcome> {
+    let graph = &problem.graph;
+    let needed = needed(problem);
+    let alone = |op: OpId| {
+        let it = &graph.ops()[op];
+        // An output that may work in place needs its bytes only once; each output counts once.
+        let mut inplace: Vec<usize> = it.inplace.iter().map(|&(_, b)| b).collect();
+        inplace.sort_unstable();
+        inplace.dedup();
+        let saved: Bytes = inplace.into_iter().map(|b| graph.values()[it.outputs[b]].bytes).sum();
+        graph.footprint(op).saturating_sub(saved) + problem.costs.workspace[op]
+    };
+    let worst = graph.ops().keys().filter(|&op| needed[op]).max_by_key(|&op| (alone(op), std::cmp::Reverse(op)));
+    let (bytes, why, blockers) = match worst {
+        Some(op) if alone(op) >= graph.final_bytes() => {
+            let bytes = alone(op);
+            let name = graph.describe_op(op);
+            let touched = graph.ops()[op].inputs.iter().chain(&graph.ops()[op].outputs);
+            let storages = touched.map(|&v| graph.values()[v].storage).collect();
+            let why = format!("{name} alone needs {} bytes ({bytes}) with parameters and inputs", bytes.get());
+            (bytes, why, blockers(problem, storages, &format!("needed by {name}")))
+        }
+        _ => {
+            let bytes = graph.final_bytes();
+            let storages = graph.outputs().iter().map(|&v| graph.values()[v].storage).collect();
+            let why = format!("parameters, inputs and outputs alone are {} bytes ({bytes})", bytes.get());
+            (bytes, why, blockers(problem, storages, "output"))
+        }
+    };
+    let minimum = None;
+    (bytes > budget).then_some(Outcome::Infeasible { minimum, blockers, proved: true, why })
+}
+
+/// Nothing was found: look for the smallest budget that suffices, starting from the best order
+/// that was found and the graph's own (`all`). If that turns up a plan after all, it is returned.
+pub(super) fn search(frame: &Frame, order: Option<&[u32]>, all: &Timeline) -> Result<Outcome> {
+    let mut binding: Option<(Vec<Step>, Timeline)> = None;
+    let mut consider = |order: &[u32]| -> Result<Option<Outcome>> {
+        let (steps, timeline) = frame.steps(order)?;
+        if timeline.peak <= frame.budget {
+            return Ok(Some(frame.outcome(steps, &timeline)));
+        }
+        if binding.as_ref().is_none_or(|(_, best)| timeline.peak < best.peak) {
+            binding = Some((steps, timeline));
+        }
+        Ok(None)
+    };
+    if let Some(outcome) = consider(order.unwrap_or(&frame.model.keep_all()))? {
+        return Ok(outcome);
+    }
+    // Only budgets that were tried count, not peaks that came out: whoever asks again with the
+    // minimum must get a plan.
+    let (mut low, mut high) = (frame.budget.get(), all.peak.get());
+    for _ in 0..TRIES {
+        if frame.limits.late() || high.saturating_sub(low) <= 1 {
+            break;
+        }
+        let budget = low + (high - low) / 2;
+        let starts = super::auto::closure_starts(&frame.model, budget);
+        let limits = Limits::new(&frame.model, frame.options);
+        let found = construct(&frame.model, budget, starts, true, &limits);
+        let Some((order, score)) = found.first() else { break };
+        if let Some(outcome) = consider(order)? {
+            return Ok(outcome);
+        }
+        match score.peak <= budget {
+            true => high = budget,
+            false => low = budget,
+        }
+    }
+    let minimum = Bytes(high);
+    Ok(unproved(frame.problem, minimum, binding))
+}
+
+/// The report on the smallest peak found: the op where it is reached and the values live there.
+pub(super) fn unproved(problem: &Problem, minimum: Bytes, binding: Option<(Vec<Step>, Timeline)>) -> Outcome {
+    let graph = &problem.graph;
+    let (mut why, mut blocking) = ("no plan was found that fits".to_owned(), Vec::new());
+    if let Some((steps, timeline)) = binding
+        && let Some(Step::Compute { op, .. }) = steps.get(timeline.peak_step)
+    {
+        why = format!("the smallest peak found is {} bytes, at {}", timeline.peak.get(), graph.describe_op(*op));
+        blocking = blockers(problem, live_at(problem, &steps, timeline.peak_step), "live at that op");
+    }
+    Outcome::Infeasible { minimum: Some(minimum), blockers: blocking, proved: false, why }
+}
+
+/// Storages with a live value during a step.
+fn live_at(problem: &Problem, steps: &[Step], at: usize) -> Vec<StorageId> {
+    let graph = &problem.graph;
+    let mut live: Vec<bool> = graph.values().values().map(|v| v.resident).collect();
+    let index = crate::entity::Entity::index;
+    for step in &steps[..at] {
+        match step {
+            Step::Compute { op, inplace } => {
+                let op = &graph.ops()[*op];
+                inplace.iter().for_each(|&(a, _)| live[index(op.inputs[a])] = false);
+                op.outputs.iter().for_each(|&v| live[index(v)] = true);
+            }
+            Step::Drop(v) => live[index(*v)] = false,
+            Step::Offload(_) | Step::Prefetch(_) => {}
+        }
+    }
+    if let Step::Compute { op, .. } = &steps[at] {
+        graph.ops()[*op].outputs.iter().for_each(|&v| live[index(v)] = true);
+    }
+    graph.values().iter().filter(|(v, _)| live[index(*v)]).map(|(_, value)| value.storage).collect()
+}
+
+/// The largest of these storages, each once, named by their first value.
+fn blockers(problem: &Problem, mut storages: Vec<StorageId>, why: &str) -> Vec<Blocker> {
+    let graph = &problem.graph;
+    storages.extend(graph.storages().iter().filter(|(_, s)| s.resident).map(|(s, _)| s));
+    storages.sort_unstable();
+    storages.dedup();
+    storages.sort_by_key(|&s| (std::cmp::Reverse(graph.storages()[s].bytes), s));
+    let name = |&s: &StorageId| {
+        let storage = &graph.storages()[s];
+        let why = if storage.resident { "resident: a parameter or an input" } else { why };
+        Blocker { value: graph.describe_value(storage.root), bytes: storage.bytes, why: why.to_owned() }
+    };
+    storages.iter().take(NAMED).map(name).collect()
+}

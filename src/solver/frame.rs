@@ -1,0 +1,136 @@
+//! What every solver does around its search: prove what is easy, judge by the simulator, report.
+
+use super::auto::{Limits, least_time};
+use super::explain;
+use super::model::{Model, needed};
+use super::{Options, Outcome, registry};
+use crate::cost::Problem;
+use crate::entity::OpId;
+use crate::error::{Error, Result};
+use crate::plan::{Lowering, Plan, Predicted, Status, Step, Timeline, lower, simulate};
+use crate::units::{Bytes, Nanos};
+
+/// Plan `problem` within `budget` bytes with the named solver (`auto` is the default one).
+///
+/// # Errors
+/// [`Error::UnknownSolver`], [`Error::Unsupported`], and [`Error::Infeasible`] when no plan was
+/// found.
+pub fn plan(problem: &Problem, budget: Bytes, solver: &str, options: &Options) -> Result<Plan> {
+    match registry::by_name(solver)?.solve(problem, budget, options)? {
+        Outcome::Optimal(plan) | Outcome::Feasible(plan) => Ok(plan),
+        Outcome::Infeasible { minimum, blockers, why, .. } => Err(Error::Infeasible { budget, minimum, blockers, why }),
+    }
+}
+
+/// The graph in its order, nothing recomputed, in place where legal: what plans are compared with.
+///
+/// # Panics
+/// Never on a problem made by [`Problem::new`]: its order is valid.
+pub fn baseline(problem: &Problem) -> (Vec<Step>, Timeline) {
+    let order: Vec<OpId> = problem.graph.ops().keys().collect();
+    let steps = lower(&problem.graph, &order, Lowering::default());
+    let timeline = simulate(problem, &steps).expect("a graph's own order is valid");
+    (steps, timeline)
+}
+
+/// The least overhead of any plan without offload within `budget`. Negative only where the graph
+/// has ops that nothing needs.
+pub fn lower_bound(problem: &Problem, budget: Bytes) -> f64 {
+    let model = Model::new(problem, true);
+    overhead(Nanos(least_time(&model, budget.get())), baseline(problem).1.time)
+}
+
+fn overhead(time: Nanos, baseline: Nanos) -> f64 {
+    match baseline.get() {
+        0 => 0.0,
+        base => (time.get() as f64 - base as f64) / base as f64,
+    }
+}
+
+/// One solver call on one problem.
+pub(super) struct Frame<'a> {
+    pub problem: &'a Problem,
+    pub budget: Bytes,
+    pub options: &'a Options,
+    pub model: Model<'a>,
+    pub limits: Limits,
+    /// No plan is faster.
+    pub least: u64,
+    name: &'static str,
+    baseline: Timeline,
+}
+
+impl<'a> Frame<'a> {
+    /// Settle what needs no search; otherwise let `search` find an order of units.
+    pub fn solve(
+        name: &'static str,
+        problem: &'a Problem,
+        budget: Bytes,
+        options: &'a Options,
+        search: impl FnOnce(&Frame) -> Result<Option<Vec<u32>>>,
+    ) -> Result<Outcome> {
+        if let Some(outcome) = explain::proved(problem, budget) {
+            return Ok(outcome);
+        }
+        let needed = needed(problem);
+        let order: Vec<OpId> = problem.graph.ops().keys().filter(|&op| needed[op]).collect();
+        let steps = lower(&problem.graph, &order, Lowering { inplace: options.inplace });
+        let all = simulate(problem, &steps)?;
+        let model = Model::new(problem, options.inplace);
+        let limits = Limits::new(&model, options);
+        let baseline = baseline(problem).1;
+        let mut frame = Frame { problem, budget, options, model, limits, least: all.time.get(), name, baseline };
+        if all.peak <= budget {
+            return Ok(frame.outcome(steps, &all));
+        }
+        frame.least = least_time(&frame.model, budget.get());
+        let order = search(&frame)?;
+        if let Some((steps, timeline)) = order.as_deref().map(|order| frame.steps(order)).transpose()? {
+            if timeline.peak <= budget {
+                return Ok(frame.outcome(steps, &timeline));
+            }
+        }
+        explain::search(&frame, order.as_deref(), &all)
+    }
+
+    /// The plan with nothing recomputed, or what stands in its way.
+    pub fn keep_all(name: &'static str, problem: &Problem, budget: Bytes, options: &Options) -> Result<Outcome> {
+        let outcome = Frame::solve(name, problem, budget, options, |_| {
+            Err(Error::Unsupported { solver: name, why: "nothing to search for".to_owned() })
+        });
+        match outcome {
+            Err(Error::Unsupported { .. }) => {
+                let order: Vec<OpId> = problem.graph.ops().keys().collect();
+                let steps = lower(&problem.graph, &order, Lowering { inplace: options.inplace });
+                let timeline = simulate(problem, &steps)?;
+                Ok(explain::unproved(problem, timeline.peak, Some((steps, timeline))))
+            }
+            other => other,
+        }
+    }
+
+    /// The steps of an order of units and what they come to, by the one simulator.
+    pub fn steps(&self, order: &[u32]) -> Result<(Vec<Step>, Timeline)> {
+        let lowering = Lowering { inplace: self.options.inplace };
+        let steps = lower(&self.problem.graph, &self.model.expand(order), lowering);
+        let timeline = simulate(self.problem, &steps)?;
+        Ok((steps, timeline))
+    }
+
+    /// A plan within the budget, and whether it is proved that none is faster.
+    pub fn outcome(&self, steps: Vec<Step>, timeline: &Timeline) -> Outcome {
+        let optimal = timeline.time.get() <= self.least;
+        let base = self.baseline.time;
+        let predicted = Predicted {
+            peak: timeline.peak,
+            time: timeline.time,
+            baseline_peak: self.baseline.peak,
+            baseline_time: base,
+            overhead: overhead(timeline.time, base),
+            lower_bound: overhead(Nanos(self.least), base),
+            status: if optimal { Status::Optimal } else { Status::Feasible },
+        };
+        let plan = Plan::new(&self.problem.graph, self.budget, self.name, steps, predicted);
+        if optimal { Outcome::Optimal(plan) } else { Outcome::Feasible(plan) }
+    }
+}

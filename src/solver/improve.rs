@@ -1,0 +1,196 @@
+//! Improvement of an order: give back what fits, then ruin and recreate.
+//!
+//! Ruin and recreate after Schrimpf et al., "Record breaking optimization results using the ruin
+//! and recreate principle" (2000): take out some repeated runs (storages are kept instead, the
+//! peak may exceed the budget), evict anew with a perturbed rule, give back what then fits, and
+//! accept by simulated annealing.
+
+use super::evict::{Evictor, Rule};
+use super::model::Model;
+use super::rng::Rng;
+use super::sim::Score;
+
+/// One order being improved.
+pub(super) struct Search<'a, 'm> {
+    model: &'a Model<'m>,
+    budget: u64,
+    pub evictor: Evictor,
+    rng: Rng,
+    seen: Vec<bool>,
+    pub best: Vec<u32>,
+    pub score: Score,
+    current: Vec<u32>,
+    current_score: Score,
+}
+
+impl<'a, 'm> Search<'a, 'm> {
+    pub fn new(model: &'a Model<'m>, budget: u64, order: Vec<u32>, seed: u64) -> Self {
+        let mut evictor = Evictor::default();
+        let score = evictor.sim.run(model, &order);
+        Self {
+            model,
+            budget,
+            evictor,
+            rng: Rng::new(seed),
+            seen: Vec::new(),
+            current: order.clone(),
+            best: order,
+            score,
+            current_score: score,
+        }
+    }
+
+    /// Start over from `order`.
+    pub fn restart(&mut self, order: &[u32], score: Score) {
+        self.current = order.to_vec();
+        self.current_score = score;
+        if score.rank(self.budget) < self.score.rank(self.budget) {
+            self.best = self.current.clone();
+            self.score = score;
+        }
+    }
+
+    /// Ruin and recreate until `work` more positions were evaluated or `late` says so.
+    pub fn improve(&mut self, work: u64, heat: f64, late: &dyn Fn() -> bool) {
+        let end = self.evictor.sim.work.saturating_add(work);
+        let start = self.evictor.sim.work;
+        while self.evictor.sim.work < end && !late() {
+            let left = 1.0 - (self.evictor.sim.work - start) as f64 / work.max(1) as f64;
+            let mut order = self.current.clone();
+            if !self.ruin(&mut order) {
+                return;
+            }
+            let rule = self.rule();
+            self.evictor.run(self.model, &mut order, self.budget, rule, &mut self.rng, &|work| work > end || late());
+            let score = self.give_back(&mut order, late);
+            let (new, old) = (score.rank(self.budget), self.current_score.rank(self.budget));
+            let over = self.current_score.time.saturating_sub(self.base_time()) as f64;
+            let slack = (over * heat * left * self.rng.unit()) as u64;
+            if (new.0, new.1) <= (old.0, old.1.saturating_add(slack)) {
+                self.current = order;
+                self.current_score = score;
+                if new < self.score.rank(self.budget) {
+                    self.best.clone_from(&self.current);
+                    self.score = score;
+                }
+            }
+        }
+    }
+
+    fn base_time(&self) -> u64 {
+        self.model.units.iter().map(|u| u.time).sum()
+    }
+
+    fn rule(&mut self) -> Rule {
+        let pick = |rng: &mut Rng, of: &[f64]| of[rng.below(of.len())];
+        Rule {
+            cost: pick(&mut self.rng, &[0.7, 1.0, 1.0, 1.3]),
+            gap: pick(&mut self.rng, &[0.0, 0.0, 0.2, 0.5]),
+            keep: pick(&mut self.rng, &[0.0, 0.1, 0.3, 0.6]),
+            surplus: pick(&mut self.rng, &[0.0, 0.5, 1.0]),
+            care: pick(&mut self.rng, &[1.0, 1.0, 5.0, 100.0]),
+            noise: pick(&mut self.rng, &[0.1, 0.4, 1.0]),
+        }
+    }
+
+    /// Positions of runs that are not the first of their unit.
+    fn repeats(&mut self, order: &[u32]) -> Vec<usize> {
+        self.seen.clear();
+        self.seen.resize(self.model.units.len(), false);
+        let seen = &mut self.seen;
+        let again = |(i, &u): (usize, &u32)| std::mem::replace(&mut seen[u as usize], true).then_some(i);
+        order.iter().enumerate().filter_map(again).collect()
+    }
+
+    /// Take out some repeated runs. False when there are none.
+    fn ruin(&mut self, order: &mut Vec<u32>) -> bool {
+        let repeats = self.repeats(order);
+        if repeats.is_empty() {
+            return false;
+        }
+        let mut out = vec![false; order.len()];
+        match self.rng.below(3) {
+            // A window of the order.
+            0 => {
+                let width = 1 + self.rng.below(repeats.len().div_ceil(3));
+                let first = self.rng.below(repeats.len());
+                repeats[first..].iter().take(width).for_each(|&i| out[i] = true);
+            }
+            // A random few.
+            1 => {
+                let part = self.rng.unit() * 0.3;
+                repeats.iter().for_each(|&i| out[i] = self.rng.unit() < part);
+                out[repeats[self.rng.below(repeats.len())]] = true;
+            }
+            // Every repeat of a few units next to each other.
+            _ => {
+                let unit = order[repeats[self.rng.below(repeats.len())]];
+                let width = 1 + self.rng.below(30) as u32;
+                repeats.iter().filter(|&&i| order[i].abs_diff(unit) < width).for_each(|&i| out[i] = true);
+            }
+        }
+        let mut i = 0;
+        order.retain(|_| {
+            i += 1;
+            !out[i - 1]
+        });
+        self.evictor.sim.prune(self.model, order);
+        true
+    }
+
+    /// Take out every repeated run whose result can be kept instead within the budget, dearest
+    /// first; return the score.
+    pub fn give_back(&mut self, order: &mut Vec<u32>, late: &dyn Fn() -> bool) -> Score {
+        self.evictor.sim.prune(self.model, order);
+        let mut score = self.evictor.sim.run(self.model, order);
+        if score.peak > self.budget {
+            return score;
+        }
+        let mut trial: Vec<u32> = Vec::with_capacity(order.len());
+        let mut live = std::mem::take(&mut self.evictor.sim.live);
+        let mut units: Vec<(u64, u32)> =
+            self.repeats(order).iter().map(|&i| (self.model.units[order[i] as usize].time, order[i])).collect();
+        units.sort_unstable_by(|a, b| b.cmp(a));
+        units.dedup();
+        for (_, unit) in units {
+            if late() {
+                break;
+            }
+            let mut runs: Vec<usize> = (0..order.len()).filter(|&i| order[i] == unit).collect();
+            // Later positions first: they stay where they are when one is taken out and nothing
+            // before it changes.
+            while runs.len() > 1 {
+                let i = runs.pop().expect("more than one");
+                if !self.may_fit(order, &live, runs[runs.len() - 1], i) {
+                    continue;
+                }
+                trial.clone_from(order);
+                trial.remove(i);
+                self.evictor.sim.prune(self.model, &mut trial);
+                let new = self.evictor.sim.run(self.model, &trial);
+                if new.peak <= self.budget && new.time <= score.time {
+                    std::mem::swap(order, &mut trial);
+                    std::mem::swap(&mut live, &mut self.evictor.sim.live);
+                    score = new;
+                    runs = (0..order.len()).filter(|&i| order[i] == unit).take(runs.len()).collect();
+                }
+            }
+        }
+        self.evictor.sim.live = live;
+        score
+    }
+
+    /// A quick look before the evaluation: would what `unit` made at `before` fit if it were kept
+    /// up to `after`? (Optimistic: what its inputs would free is taken as freed.)
+    fn may_fit(&self, order: &[u32], live: &[u64], before: usize, after: usize) -> bool {
+        let unit = &self.model.units[order[after] as usize];
+        let bytes: u64 = unit.writes.iter().map(|&s| self.model.items[s as usize].bytes).sum();
+        let inputs: u64 = unit.reads.iter().map(|&s| self.model.items[s as usize].bytes).sum();
+        let limit = self.budget.saturating_add(inputs).saturating_sub(bytes);
+        // Up to its last use before `after` it lives anyway.
+        let last = (before..after)
+            .rev()
+            .find(|&i| i == before || self.model.units[order[i] as usize].reads.iter().any(|s| unit.writes.contains(s)));
+        live[last.unwrap_or(before) + 1..after].iter().all(|&bytes| bytes <= limit)
+    }
+}

@@ -1,0 +1,97 @@
+//! The solvers by name.
+
+use super::auto::{closure_starts, construct, improve};
+use super::frame::Frame;
+use super::{Options, Outcome, Solver};
+use crate::cost::Problem;
+use crate::error::{Error, Result};
+use crate::units::Bytes;
+
+/// Every solver there is, the default first.
+pub fn solvers() -> Vec<Box<dyn Solver>> {
+    vec![Box::new(Auto), Box::new(Evict), Box::new(KeepAll)]
+}
+
+/// The names of [`solvers`].
+pub fn names() -> Vec<&'static str> {
+    solvers().iter().map(|s| s.name()).collect()
+}
+
+/// The solver called `name`.
+///
+/// # Errors
+/// [`Error::UnknownSolver`], listing those there are.
+pub fn by_name(name: &str) -> Result<Box<dyn Solver>> {
+    let found = solvers().into_iter().find(|s| s.name() == name);
+    found.ok_or_else(|| Error::UnknownSolver { name: name.to_owned(), known: names().join(", ") })
+}
+
+/// The default: the best of all heuristics by exact simulation, then improved.
+struct Auto;
+
+impl Solver for Auto {
+    fn name(&self) -> &'static str {
+        "auto"
+    }
+    fn about(&self) -> &'static str {
+        "the best of all heuristics, then improved by ruin and recreate"
+    }
+    fn solve(&self, problem: &Problem, budget: Bytes, options: &Options) -> Result<Outcome> {
+        Frame::solve(self.name(), problem, budget, options, |frame| {
+            let mut starts = closure_starts(&frame.model, frame.budget.get());
+            starts.extend(smaller_budgets(frame));
+            let found = construct(&frame.model, frame.budget.get(), starts, true, &frame.limits);
+            Ok(improve(&frame.model, frame.budget.get(), found, frame.least, &frame.limits).map(|(order, _)| order))
+        })
+    }
+}
+
+/// Orders for the next smaller budgets of a grid that depends on the problem alone: what fits
+/// them fits here, so that a little more budget does not lead to a slower plan.
+fn smaller_budgets(frame: &Frame) -> Vec<Vec<u32>> {
+    const GRID: u64 = 32;
+    let low = frame.problem.trivial_bound().get();
+    let step = (frame.model.peak_of_keep_all().saturating_sub(low) / GRID).max(1);
+    let below = (frame.budget.get().saturating_sub(low)) / step;
+    let mut orders = Vec::new();
+    for k in [below, below.saturating_sub(1)].into_iter().filter(|&k| k > 0 && !frame.limits.late()) {
+        let budget = low + k * step;
+        let starts = closure_starts(&frame.model, budget);
+        let found = construct(&frame.model, budget, starts, true, &frame.limits);
+        orders.extend(found.into_iter().take(2).map(|(order, _)| order));
+    }
+    orders
+}
+
+/// Greedy eviction alone.
+struct Evict;
+
+impl Solver for Evict {
+    fn name(&self) -> &'static str {
+        "evict"
+    }
+    fn about(&self) -> &'static str {
+        "greedy eviction by time per byte (after DTR, ahead of time), then improved"
+    }
+    fn solve(&self, problem: &Problem, budget: Bytes, options: &Options) -> Result<Outcome> {
+        Frame::solve(self.name(), problem, budget, options, |frame| {
+            let found = construct(&frame.model, frame.budget.get(), Vec::new(), true, &frame.limits);
+            Ok(improve(&frame.model, frame.budget.get(), found, frame.least, &frame.limits).map(|(order, _)| order))
+        })
+    }
+}
+
+/// Nothing recomputed.
+struct KeepAll;
+
+impl Solver for KeepAll {
+    fn name(&self) -> &'static str {
+        "keep-all"
+    }
+    fn about(&self) -> &'static str {
+        "every op once in the order of the graph; fits or does not"
+    }
+    fn solve(&self, problem: &Problem, budget: Bytes, options: &Options) -> Result<Outcome> {
+        Frame::keep_all(self.name(), problem, budget, options)
+    }
+}
