@@ -1,11 +1,12 @@
 //! Plans for people: a table of steps and a picture of memory over time, in plain text.
 
 use std::fmt::Write as _;
+use std::ops::RangeInclusive;
 
 use crate::cost::Problem;
 use crate::entity::{EntityMap, OpId};
-use crate::plan::{Lane, Span, Step, Timeline};
-use crate::units::Bytes;
+use crate::plan::{Lane, Step, Timeline};
+use crate::units::{Bytes, Nanos};
 
 /// One line per step: its number, the bytes live during it, and what it does. The timeline is that
 /// of the steps.
@@ -56,15 +57,11 @@ pub fn render_timeline(timeline: &Timeline, budget: Bytes, width: usize, height:
             (_, _, 0) => format!("{:>18}", "0 B"),
             _ => " ".repeat(18),
         };
-        let _ = write!(text, "{label} │");
-        for &bytes in &columns {
-            let filled = scale(bytes).saturating_sub(row * 8).min(8);
-            text.push(match (filled, Some(row) == budget_row) {
-                (0, true) => '╌',
-                (n, _) => PARTS[n],
-            });
-        }
-        text.push('\n');
+        let bar = columns.iter().map(|&bytes| match scale(bytes).saturating_sub(row * 8).min(8) {
+            0 if Some(row) == budget_row => '╌',
+            filled => PARTS[filled],
+        });
+        let _ = writeln!(text, "{label} │{}", bar.collect::<String>().trim_end());
     }
     let _ = writeln!(text, "{} └{}", " ".repeat(18), "─".repeat(width));
     for (label, lane) in [("to the host", Lane::DeviceToHost), ("to the device", Lane::HostToDevice)] {
@@ -80,11 +77,19 @@ pub fn render_timeline(timeline: &Timeline, budget: Bytes, width: usize, height:
 /// The most bytes live in each of `width` equal parts of the plan's time.
 fn columns(timeline: &Timeline, width: usize) -> Vec<Bytes> {
     let mut columns = vec![Bytes::ZERO; width];
-    for span in timeline.spans.iter().filter(|s| s.lane == Lane::Compute) {
-        let live = timeline.live[span.step];
-        for column in &mut columns[places(timeline, span, width)] {
+    let mut raise = |start: Nanos, end: Nanos, live: Bytes| {
+        for column in &mut columns[places(timeline, start, end, width)] {
             *column = (*column).max(live);
         }
+    };
+    let (mut done, mut free) = (0, Nanos::ZERO);
+    for span in timeline.spans.iter().filter(|s| s.lane == Lane::Compute) {
+        // While the lane waits for a copy, what the steps since the last compute left is live.
+        if let (true, Some(&live)) = (span.start > free, timeline.live[done..span.step].iter().max()) {
+            raise(free, span.start, live);
+        }
+        raise(span.start, span.end, timeline.live[span.step]);
+        (done, free) = (span.step + 1, span.end);
     }
     columns
 }
@@ -95,16 +100,16 @@ fn copies(timeline: &Timeline, lane: Lane, width: usize) -> Option<String> {
     let mut any = false;
     for span in timeline.spans.iter().filter(|s| s.lane == lane) {
         any = true;
-        busy[places(timeline, span, width)].fill('─');
+        busy[places(timeline, span.start, span.end, width)].fill('─');
     }
     any.then(|| busy.into_iter().collect())
 }
 
-/// The columns a span covers: at least one, even when it takes no time.
-fn places(timeline: &Timeline, span: &Span, width: usize) -> std::ops::RangeInclusive<usize> {
+/// The columns a stretch of time covers: at least one, even when it takes no time.
+fn places(timeline: &Timeline, start: Nanos, end: Nanos, width: usize) -> RangeInclusive<usize> {
     let total = timeline.time.get().max(1) as f64;
     let place = |t: u64| ((t as f64 / total * width as f64) as usize).min(width - 1);
-    let (start, end) = (span.start.get(), span.end.get());
+    let (start, end) = (start.get(), end.get());
     // Half-open: what ends on the border of a column does not reach into it.
     place(start)..=place(end.saturating_sub(1).max(start))
 }

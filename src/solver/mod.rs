@@ -82,30 +82,3 @@ pub trait Solver: Send + Sync {
     /// solver takes. That no plan fits is an [`Outcome`], not an error.
     fn solve(&self, problem: &Problem, budget: Bytes, options: &Options) -> Result<Outcome>;
 }
-
-/// stub
-pub fn baseline(problem: &Problem) -> (Vec<crate::plan::Step>, crate::plan::Timeline) {
-    let order: Vec<_> = problem.graph.ops().keys().collect();
-    let steps = crate::plan::lower(&problem.graph, &order, crate::plan::Lowering::default());
-    let t = crate::plan::simulate(problem, &steps).unwrap();
-    (steps, t)
-}
-/// stub
-pub fn plan(problem: &Problem, budget: Bytes, solver: &str, _options: &Options) -> Result<Plan> {
-    let (steps, t) = baseline(problem);
-    Ok(Plan::new(
-        &problem.graph,
-        budget,
-        solver,
-        steps,
-        crate::plan::Predicted {
-            peak: t.peak,
-            time: t.time,
-            baseline_peak: t.peak,
-            baseline_time: t.time,
-            overhead: 0.0,
-            lower_bound: 0.0,
-            status: crate::plan::Status::Optimal,
-        },
-    ))
-}

@@ -61,7 +61,7 @@ fn summary(problem: &Problem, plan: &Plan, timeline: &Timeline) -> String {
         ("status", output::status(predicted.status, predicted.lower_bound)),
         ("budget", output::exact(plan.budget)),
         ("peak", format!("{} in step {}", output::exact(timeline.peak), timeline.peak_step)),
-        ("kept", output::exact(predicted.baseline_peak)),
+        ("baseline", format!("{} with everything kept", output::exact(predicted.baseline_peak))),
         ("time", output::against(timeline.time, predicted.baseline_time, predicted.overhead)),
         ("computes", format!("{ran}, of which {} again", ran.saturating_sub(graph.ops().len()))),
     ];
