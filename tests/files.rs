@@ -30,7 +30,8 @@ fn fault<T>(result: Result<T, Error>) -> String {
 
 #[test]
 fn contradictions_name_the_op_or_value() {
-    let faults: [(&str, fn(&mut Value)); 26] = [
+    type Fault = (&'static str, fn(&mut Value));
+    let faults: [Fault; 26] = [
         ("reads out of range", |p| p["ops"][1]["inputs"][0] = json!(99)),
         ("reads far out of range", |p| p["ops"][1]["inputs"][0] = json!(u64::MAX)),
         ("writes out of range", |p| p["ops"][1]["outputs"][0] = json!(10)),
@@ -84,7 +85,7 @@ fn malformed_text_is_told_apart_from_contradictions() {
     let with = |body: &str| format!("{{{HEAD},{body}}}");
     let deep = format!("{{{HEAD},\"values\":{}", "[".repeat(200_000));
     let unknown_deep = format!("{{{HEAD},\"x\":{}{}}}", "[".repeat(200_000), "]".repeat(200_000));
-    let texts: Vec<(&str, String)> = vec![
+    let texts = vec![
         ("empty", String::new()),
         ("blank", " \n ".into()),
         ("not JSON", "ops: 3".into()),

@@ -237,13 +237,11 @@ impl GraphBuilder {
                 around.sort_unstable();
             }
             for &v in &op.outputs {
-                if values[v].alias_of.is_some() {
-                    if around.binary_search(&values[v].storage).is_err() {
-                        return Err(fault(
-                            at(),
-                            &format!("its output {} shares the storage of no input or output of the op", self.at(v)),
-                        ));
-                    }
+                if values[v].alias_of.is_some() && around.binary_search(&values[v].storage).is_err() {
+                    return Err(fault(
+                        at(),
+                        &format!("its output {} shares the storage of no input or output of the op", self.at(v)),
+                    ));
                 }
             }
             for &(a, b) in &op.inplace {
