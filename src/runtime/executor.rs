@@ -1,5 +1,7 @@
 //! The executor: a plan's steps, made ready once, run once per training step.
 
+use std::collections::BTreeMap;
+
 use burn_ir::{BackendIr, FloatOperationIr, HandleKind, NumericOperationIr, OperationIr, RandomOpIr};
 use burn_ir::{TensorId, TensorIr, TensorStatus};
 use burn_router::{CustomOpRegistry, TensorInterpreter};
@@ -76,6 +78,7 @@ impl Executable {
     ///
     /// `bindings` are the resident values' tensors; `seed` is that of this training step. Tensors
     /// set aside by `offload` stay in host memory, which on a CPU backend is the same memory.
+    /// `observe` is called after each step with its index.
     ///
     /// # Errors
     /// [`Error::Execution`] naming the op that failed. Everything the step made is freed then.
@@ -86,6 +89,7 @@ impl Executable {
         bindings: Vec<Binding<B>>,
         seed: impl Fn(OpId) -> u64,
         wanted: &[ValueId],
+        observe: &mut dyn FnMut(usize),
     ) -> Result<Vec<HandleKind<B>>> {
         let mut at = 0usize;
         let run = quietly(|| -> Result<Vec<HandleKind<B>>, String> {
@@ -93,7 +97,7 @@ impl Executable {
             for (v, handle) in bindings {
                 interpreter.register_tensor_to_device(self.tensors[v].id, handle);
             }
-            let mut host: EntityMap<ValueId, Option<HandleKind<B>>> = EntityMap::filled(None, self.tensors.len());
+            let mut host: BTreeMap<ValueId, HandleKind<B>> = BTreeMap::new();
             for (index, instruction) in self.instructions.iter().enumerate() {
                 at = index;
                 match instruction {
@@ -105,13 +109,14 @@ impl Executable {
                     Instruction::Drop(tensor) => interpreter.register_op(OperationIr::Drop(tensor.clone())),
                     Instruction::Offload(tensor) => {
                         let reading = TensorIr { status: TensorStatus::ReadOnly, ..tensor.clone() };
-                        host[value(tensor)] = Some(interpreter.get_tensor(&reading));
+                        host.insert(value(tensor), interpreter.get_tensor(&reading));
                     }
                     Instruction::Prefetch(tensor) => {
-                        let handle = host[value(tensor)].take().ok_or("it is not in host memory")?;
+                        let handle = host.remove(&value(tensor)).ok_or("it is not in host memory")?;
                         interpreter.register_tensor_to_device(tensor.id, handle);
                     }
                 }
+                observe(index);
             }
             at = self.instructions.len();
             Ok(wanted

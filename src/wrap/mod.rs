@@ -144,7 +144,45 @@ impl<M: Module> Rematerialize<M> {
         O::Output: Send + 'static,
         F: FnOnce(&M, I) -> O,
     {
-        let place = Location::caller();
+        self.step_at(Location::caller(), inputs, step, &mut |_| {})
+    }
+
+    /// [`step`](Self::step), calling `observe` after each step of the plan with its index: for
+    /// measuring what a plan does while it does it.
+    ///
+    /// # Errors
+    /// Those of [`step`](Self::step).
+    #[track_caller]
+    pub fn step_observed<I, O, F>(
+        &self,
+        inputs: I,
+        step: F,
+        observe: &mut dyn FnMut(usize),
+    ) -> Result<Trained<O::Loss, O::Output>>
+    where
+        I: Tensors,
+        O: StepOutput,
+        O::Loss: Send + 'static,
+        O::Output: Send + 'static,
+        F: FnOnce(&M, I) -> O,
+    {
+        self.step_at(Location::caller(), inputs, step, observe)
+    }
+
+    fn step_at<I, O, F>(
+        &self,
+        place: &Location<'_>,
+        inputs: I,
+        step: F,
+        observe: &mut dyn FnMut(usize),
+    ) -> Result<Trained<O::Loss, O::Output>>
+    where
+        I: Tensors,
+        O: StepOutput,
+        O::Loss: Send + 'static,
+        O::Output: Send + 'static,
+        F: FnOnce(&M, I) -> O,
+    {
         let start = Instant::now();
         let state = self.state()?;
         let tensors = Inputs::of(&inputs)?;
@@ -155,14 +193,13 @@ impl<M: Module> Rematerialize<M> {
 
         let number = self.shared.steps.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let program = &entry.program;
-        let held = self.shared.settings.held_bytes(&state);
-        let resident = entry.problem.graph.resident_bytes().saturating_sub(held);
+        let resident = entry.bound_bytes(&self.shared.settings, &state, &tensors);
         alloc::start_watch();
         let before = alloc::live();
         let start = Instant::now();
-        let results = entry.run(&self.shared.settings, &state, tensors, number)?;
+        let results = entry.run(&self.shared.settings, &state, tensors, number, observe)?;
         let ran = start.elapsed();
-        let measured_peak = alloc::installed().then(|| alloc::watched().saturating_sub(before) + resident + held);
+        let measured_peak = alloc::installed().then(|| alloc::watched().saturating_sub(before) + resident);
 
         let mut results = results.into_iter();
         let mut next = |n: usize| results.by_ref().take(n).collect::<Vec<_>>();

@@ -51,11 +51,12 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
 use crate::error::Result;
+use crate::graph::trace::Tensors;
 
 /// What a model's loss is computed of: a tensor or a tuple of tensors.
-pub trait ZooInputs: Clone + Send + 'static {}
+pub trait ZooInputs: Tensors + Send + 'static {}
 
-impl<T: Clone + Send + 'static> ZooInputs for T {}
+impl<T: Tensors + Send + 'static> ZooInputs for T {}
 
 /// A module with a loss.
 pub trait ZooModel: Module + 'static {
@@ -86,6 +87,16 @@ pub trait Configured: Clone + Send + Sync + 'static {
     ///
     /// Where the configuration is not [valid](Self::validate).
     fn model(&self, device: &Device) -> Self::Model;
+
+    /// A new model whose parameters depend on `seed` only, not on the device or on what other
+    /// threads do.
+    ///
+    /// # Panics
+    ///
+    /// Where the configuration is not [valid](Self::validate).
+    fn seeded(&self, device: &Device, seed: u64) -> Self::Model {
+        seeded::seeded(self.model(device), seed)
+    }
 
     /// The batch that `seed` stands for.
     fn data(&self, seed: u64, device: &Device) -> <Self::Model as ZooModel>::Inputs;
@@ -128,7 +139,7 @@ pub fn spec(name: &str) -> Result<&'static Spec> {
 
 fn run<C: Configured, V: ZooVisitor>(settings: &Settings, device: &Device, seed: u64, visitor: V) -> Result<V::Output> {
     let config = C::from_settings(settings)?;
-    let model = seeded::seeded(config.model(device), seed);
+    let model = config.seeded(device, seed);
     Ok(visitor.visit(C::SPEC.name, model, move |seed, device: &Device| config.data(seed, device)))
 }
 

@@ -11,9 +11,10 @@ use std::sync::{Mutex, Once};
 
 use burn::module::{Flag, Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Bool, Device, DeviceConfig, GradientCheckpointingStrategy, Int, Tensor};
-use burn_autodiff::Autodiff;
+use burn_autodiff::{Autodiff, NodeId};
 use burn_backend::{AutodiffBackend, DType, Shape};
 use burn_capture::{CaptureBackend, CapturedGraph};
+use burn_flex::Flex;
 use burn_ir::TensorId;
 
 use super::tensors::{StepOutput, TensorMapper, Tensors};
@@ -45,6 +46,9 @@ pub struct ModuleTensor {
     pub dtype: DType,
     /// Whether a gradient is wanted.
     pub trainable: bool,
+    /// Index of an earlier tensor that this one is a clone of: Burn's autodiff sees one leaf, and
+    /// gives its gradient to the first.
+    pub clone_of: Option<usize>,
 }
 
 /// The raw record of a step.
@@ -181,6 +185,8 @@ pub(crate) fn model_device<M: Module>(model: &M) -> Result<Device> {
 #[derive(Default)]
 struct SurveyVisitor {
     tensors: Vec<ModuleTensor>,
+    /// Autodiff leaves of the trainable tensors so far.
+    leaves: Vec<(NodeId, usize)>,
     flags: Vec<Flag>,
     quantized: Option<ParamId>,
 }
@@ -190,7 +196,17 @@ impl SurveyVisitor {
         if matches!(dtype, DType::QFloat(_)) {
             self.quantized.get_or_insert(id);
         }
-        self.tensors.push(ModuleTensor { id, kind, shape, dtype, trainable });
+        self.tensors.push(ModuleTensor { id, kind, shape, dtype, trainable, clone_of: None });
+    }
+
+    /// The earlier tensor that shares this one's leaf, if there is one.
+    fn leaf<const D: usize>(&mut self, tensor: Tensor<D>) -> Option<usize> {
+        let node = tensor.try_into_primitive::<Autodiff<Flex>>().ok()?.id();
+        let known = self.leaves.iter().find(|(other, _)| *other == node).map(|&(_, index)| index);
+        if known.is_none() {
+            self.leaves.push((node, self.tensors.len()));
+        }
+        known
     }
 }
 
@@ -198,7 +214,11 @@ impl ModuleVisitor for SurveyVisitor {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let tensor = param.val();
         let trainable = tensor.is_require_grad();
+        let clone_of = if trainable { self.leaf(tensor.clone()) } else { None };
         self.push(param.id, Kind::Float, tensor.shape(), tensor.dtype(), trainable);
+        if let Some(last) = self.tensors.last_mut() {
+            last.clone_of = clone_of;
+        }
     }
     fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
         let tensor = param.val();
@@ -401,8 +421,11 @@ struct Lifter<'a> {
     survey: &'a Survey,
     next: usize,
     next_flag: usize,
-    leaves: Vec<(usize, <Lifted as burn_backend::BackendTypes>::FloatTensorPrimitive)>,
+    leaves: Vec<Leaf>,
 }
+
+/// A lifted parameter: its index in the survey, and its tensor.
+type Leaf = (usize, <Lifted as burn_backend::BackendTypes>::FloatTensorPrimitive);
 
 impl ModuleMapper for Lifter<'_> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
@@ -410,6 +433,11 @@ impl ModuleMapper for Lifter<'_> {
         self.next += 1;
         if !self.survey.tensors[index].trainable {
             return param;
+        }
+        if let Some(first) = self.survey.tensors[index].clone_of {
+            let leaf = self.leaves.iter().find(|l| l.0 == first).expect("a clone comes after its original");
+            let leaf = leaf.1.clone();
+            return param.map(|_| Tensor::from_primitive::<Lifted>(leaf));
         }
         param.map(|t| {
             let inner = t.try_into_primitive::<CaptureBackend>().expect("the module was moved to the capture device");

@@ -1,0 +1,146 @@
+//! What several test programs share: training a zoo model with plain Burn and planned, bit for bit.
+#![allow(dead_code)] // each test program uses a part
+
+use std::sync::{Mutex, MutexGuard};
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::{AdamWConfig, GradientsParams};
+use burn::tensor::{Device, Tensor, TensorData};
+use plimsoll::zoo::{self, ZooModel, ZooVisitor};
+use plimsoll::{Budget, Rematerialize, Settings, StepReport, alloc};
+
+/// Tests that read the counting allocator run one at a time.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static LOCK: Mutex<()> = Mutex::new(());
+    LOCK.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Every bit a training step leaves behind.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bits {
+    pub loss: TensorData,
+    /// Gradient of each module tensor, in the order of visits.
+    pub gradients: Vec<Option<TensorData>>,
+    /// Every module tensor after the optimizer's step: parameters and running statistics.
+    pub state: Vec<TensorData>,
+}
+
+struct Reader<'a> {
+    gradients: Option<&'a GradientsParams>,
+    found: Vec<Option<TensorData>>,
+}
+
+impl ModuleVisitor for Reader<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.found.push(match self.gradients {
+            Some(gradients) => gradients.get::<D>(param.id).map(Tensor::into_data),
+            None => Some(param.val().into_data()),
+        });
+    }
+}
+
+pub fn gradients_of<M: Module>(model: &M, gradients: &GradientsParams) -> Vec<Option<TensorData>> {
+    let mut reader = Reader { gradients: Some(gradients), found: Vec::new() };
+    model.visit(&mut reader);
+    reader.found
+}
+
+pub fn state_of<M: Module>(model: &M) -> Vec<TensorData> {
+    // `valid` merges running statistics that wait to be merged.
+    let mut reader = Reader { gradients: None, found: Vec::new() };
+    model.valid().visit(&mut reader);
+    reader.found.into_iter().flatten().collect()
+}
+
+/// What one planned step needed, and the heap's peak over it, the model included.
+#[derive(Clone, Copy, Debug)]
+pub struct Measured {
+    pub report: StepReport,
+}
+
+/// `steps` steps of plain Burn and AdamW; also the peak of its heap beyond what was held before
+/// the model was made.
+pub struct Plain {
+    pub steps: usize,
+}
+
+impl ZooVisitor for Plain {
+    type Output = (Vec<Bits>, u64);
+
+    fn visit<M: ZooModel>(
+        self,
+        _name: &'static str,
+        model: M,
+        batch: impl Fn(u64, &Device) -> M::Inputs + Send + Sync + 'static,
+    ) -> Self::Output {
+        let device = model.devices()[0].clone();
+        let mut model = model;
+        let mut optim = AdamWConfig::new().init();
+        let mut bits = Vec::new();
+        let mut peak = 0;
+        for step in 0..self.steps {
+            let inputs = batch(step as u64, &device);
+            alloc::reset_peak();
+            let loss = model.batch_loss(inputs);
+            let gradients = GradientsParams::from_grads(loss.backward(), &model);
+            peak = peak.max(alloc::peak().get());
+            let (loss, found) = (loss.into_data(), gradients_of(&model, &gradients));
+            model = optim.step(1e-3, model, gradients);
+            bits.push(Bits { loss, gradients: found, state: state_of(&model) });
+        }
+        (bits, peak)
+    }
+}
+
+/// The same steps, wrapped.
+pub struct Planned {
+    pub steps: usize,
+    pub settings: Settings,
+}
+
+impl ZooVisitor for Planned {
+    type Output = plimsoll::Result<(Vec<Bits>, Vec<Measured>, plimsoll::plan::Plan)>;
+
+    fn visit<M: ZooModel>(
+        self,
+        _name: &'static str,
+        model: M,
+        batch: impl Fn(u64, &Device) -> M::Inputs + Send + Sync + 'static,
+    ) -> Self::Output {
+        let device = model.devices()[0].clone();
+        let mut model = Rematerialize::with_settings(model, self.settings);
+        let mut optim = AdamWConfig::new().init();
+        let mut bits = Vec::new();
+        let mut measured = Vec::new();
+        for step in 0..self.steps {
+            let inputs = batch(step as u64, &device);
+            let step = model.step(inputs, |m: &M, inputs| m.batch_loss(inputs))?;
+            measured.push(Measured { report: step.report });
+            let (loss, found) = (step.loss.into_data(), gradients_of(&model, &step.grads));
+            model = optim.step(1e-3, model, step.grads);
+            bits.push(Bits { loss, gradients: found, state: state_of(&model) });
+        }
+        let plan = model.latest_plan().expect("a step was planned");
+        Ok((bits, measured, plan))
+    }
+}
+
+/// Settings for tests: costs measured anew, nothing left on disk, no bar.
+pub fn settings(budget: Budget) -> Settings {
+    Settings::new(budget).profile_directory(None).quiet(true)
+}
+
+pub fn plain(name: &str, zoo_settings: &zoo::Settings, steps: usize) -> (Vec<Bits>, u64) {
+    let device = Device::flex().autodiff();
+    zoo::with_model(name, zoo_settings, &device, 7, Plain { steps }).expect("a zoo model")
+}
+
+pub fn planned(
+    name: &str,
+    zoo_settings: &zoo::Settings,
+    steps: usize,
+    settings: Settings,
+) -> plimsoll::Result<(Vec<Bits>, Vec<Measured>, plimsoll::plan::Plan)> {
+    let device = Device::flex().autodiff();
+    zoo::with_model(name, zoo_settings, &device, 7, Planned { steps, settings }).expect("a zoo model")
+}
