@@ -12,7 +12,8 @@
 //!    again unless it is `once`. A view joins the buffer of the storage it shares; any other
 //!    output gets a new buffer, or with `inplace [a,b]` takes over the buffer of input `a`.
 //! 2. `inplace [a,b]` — the op lists the pair, no input and no output stands in two pairs, input
-//!    `a` is not resident, and no other value lives in its buffer. The input's life ends.
+//!    `a` is not resident, no other value lives in its buffer, and the op makes no view of it.
+//!    The input's life ends.
 //! 3. `drop v` — `v` lives on the device and is not resident. A buffer goes with its last value.
 //! 4. `offload v` — `v` lives on the device and has no copy on the host; there is a link.
 //! 5. `prefetch v` — `v` has a copy on the host and does not live on the device; there is a link.
@@ -112,10 +113,10 @@ pub fn check_steps(problem: &Problem, steps: &[Step], budget: Bytes) -> Result<C
     Ok(oracle.seen)
 }
 
-/// A buffer: its size and who lives in it.
+/// A buffer: its size and how many values live in it.
 struct Room {
     bytes: u64,
-    tenants: Vec<ValueId>,
+    tenants: usize,
 }
 
 struct Oracle<'a> {
@@ -127,7 +128,8 @@ struct Oracle<'a> {
     home: Vec<Option<usize>>,
     on_host: Vec<bool>,
     ran: Vec<bool>,
-    device_bytes: u64,
+    /// Wide enough for as many buffers as there are values, each as large as can be written.
+    device_bytes: u128,
     host_bytes: u64,
     seen: Checked,
 }
@@ -210,14 +212,20 @@ impl<'a> Oracle<'a> {
                 return Err(not("it is resident"));
             }
             let room = self.home[input.index()].expect("inputs were found live");
-            if self.rooms[&room].tenants.len() != 1 {
+            if self.rooms[&room].tenants != 1 {
                 return Err(not("another live value shares its storage"));
+            }
+            if op.outputs.iter().any(|&v| graph.values()[v].storage == graph.values()[input].storage) {
+                return Err(not("the op also makes a view of it"));
             }
         }
 
-        // Everything the op reads and writes is there at once.
+        // Everything the op reads and writes is there at once. Views come last: the storage they
+        // join may be another output's.
         let mut moving = Vec::new();
-        for (k, &v) in op.outputs.iter().enumerate() {
+        let mut arriving: Vec<(usize, ValueId)> = op.outputs.iter().copied().enumerate().collect();
+        arriving.sort_by_key(|&(k, v)| (graph.values()[v].alias_of.is_some(), k));
+        for (k, v) in arriving {
             let value = &graph.values()[v];
             let needs = graph.storages()[value.storage].bytes.get();
             let room = if let Some(&(a, _)) = pairs.iter().find(|pair| pair.1 == k) {
@@ -311,7 +319,7 @@ impl<'a> Oracle<'a> {
     }
 
     fn within_budget(&mut self, workspace: Bytes) -> Result<(), Rule> {
-        let used = self.device_bytes.saturating_add(workspace.get());
+        let used = u64::try_from(self.device_bytes + u128::from(workspace.get())).unwrap_or(u64::MAX);
         self.seen.peak = self.seen.peak.max(Bytes(used));
         let budget = self.budget.get();
         match used > budget {
@@ -333,8 +341,8 @@ impl<'a> Oracle<'a> {
     }
 
     fn build(&mut self, bytes: u64) -> usize {
-        self.device_bytes = self.device_bytes.saturating_add(bytes);
-        self.rooms.insert(self.next_room, Room { bytes, tenants: Vec::new() });
+        self.device_bytes += u128::from(bytes);
+        self.rooms.insert(self.next_room, Room { bytes, tenants: 0 });
         self.next_room += 1;
         self.next_room - 1
     }
@@ -343,21 +351,21 @@ impl<'a> Oracle<'a> {
         let room = self.rooms.get_mut(&room).expect("the room of a live value");
         let more = needs.saturating_sub(room.bytes);
         room.bytes += more;
-        self.device_bytes = self.device_bytes.saturating_add(more);
+        self.device_bytes += u128::from(more);
     }
 
     fn move_in(&mut self, v: ValueId, room: usize) {
         self.home[v.index()] = Some(room);
-        self.rooms.get_mut(&room).expect("the room was built").tenants.push(v);
+        self.rooms.get_mut(&room).expect("the room was built").tenants += 1;
     }
 
     fn move_out(&mut self, v: ValueId) {
         let room = self.home[v.index()].take().expect("only live values move out");
         let tenants = &mut self.rooms.get_mut(&room).expect("the room of a live value").tenants;
-        tenants.retain(|&u| u != v);
-        if tenants.is_empty() {
+        *tenants -= 1;
+        if *tenants == 0 {
             let gone = self.rooms.remove(&room).expect("it was there");
-            self.device_bytes -= gone.bytes;
+            self.device_bytes -= u128::from(gone.bytes);
         }
     }
 }

@@ -1,10 +1,12 @@
 //! What the versioned file formats share: reading, whole writes, headers, errors.
 
+use std::fmt;
 use std::io::Write as _;
+use std::marker::PhantomData;
 use std::path::Path;
 
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use crate::error::{Error, Result};
 
@@ -33,6 +35,33 @@ pub(crate) fn write(path: &Path, text: &str) -> Result<()> {
 /// Parse JSON, naming the file and the place of a fault.
 pub(crate) fn parse<T: DeserializeOwned>(text: &str, file: &str, expected: &'static str) -> Result<T> {
     serde_json::from_str(text).map_err(|e| Error::Format { file: file.to_owned(), expected, why: e.to_string() })
+}
+
+/// Read a list whose faults name the entry at fault: `op12: missing field ...`. (The JSON reader
+/// adds line and column, which say little in a file of one line.)
+pub(crate) fn entries<'de, D, T>(deserializer: D, entry: fn(usize) -> String) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    struct Entries<T>(fn(usize) -> String, PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Entries<T> {
+        type Value = Vec<T>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list")
+        }
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<T>, A::Error> {
+            let mut items = Vec::new();
+            loop {
+                match list.next_element() {
+                    Ok(Some(item)) => items.push(item),
+                    Ok(None) => return Ok(items),
+                    Err(error) => return Err(A::Error::custom(format!("{}: {error}", (self.0)(items.len())))),
+                }
+            }
+        }
+    }
+    deserializer.deserialize_seq(Entries(entry, PhantomData))
 }
 
 /// Check `format` and `version` before anything else is interpreted, so that a newer file is

@@ -176,7 +176,8 @@ impl fmt::Display for Budget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Budget::Bytes(bytes) => fmt::Display::fmt(bytes, f),
-            Budget::Fraction(x) => f.pad(&format!("{}%", x * 100.0)),
+            // Rounded, so that 55% is not shown as 55.00000000000001%.
+            Budget::Fraction(x) => f.pad(&format!("{}%", (x * 1e11).round() / 1e9)),
             Budget::Unlimited => f.pad("unlimited"),
         }
     }
@@ -217,7 +218,7 @@ impl FromStr for Budget {
             "mi" | "mib" => 1024.0 * 1024.0,
             "gi" | "gib" => 1024.0 * 1024.0 * 1024.0,
             "ti" | "tib" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
-            "%" => 0.01,
+            "%" => 0.0,
             _ => return Err(invalid("its unit is none of B, KB, MB, GB, TB, KiB, MiB, GiB, TiB, %")),
         };
         // Whole byte counts stay exact beyond 2^53.
@@ -236,8 +237,9 @@ impl FromStr for Budget {
         if x <= 0.0 {
             return Err(invalid("a budget must be more than zero"));
         }
-        if scale == 0.01 {
-            return Ok(Budget::Fraction(x * scale));
+        if unit.trim() == "%" {
+            // Divided, not multiplied by 0.01: 57% is then the same number as 0.57.
+            return Ok(Budget::percent(x));
         }
         let bytes = x * scale;
         if bytes < 1.0 {
@@ -264,6 +266,7 @@ mod tests {
             ("8_000_000_000", Budget::bytes(8_000_000_000)),
             ("1e9", Budget::bytes(1_000_000_000)),
             ("40%", Budget::Fraction(0.4)),
+            ("57%", Budget::Fraction(0.57)),
             ("unlimited", Budget::Unlimited),
             ("18446744073709551615", Budget::bytes(u64::MAX)),
         ] {
@@ -306,6 +309,7 @@ mod tests {
     fn sizes_display_in_binary_units() {
         assert_eq!(Bytes(1023).to_string(), "1023 B");
         assert_eq!(Bytes(3 << 29).to_string(), "1.50 GiB");
+        assert_eq!("55%".parse::<Budget>().unwrap().to_string(), "55%");
         assert_eq!(Nanos(12_340_000).to_string(), "12.34 ms");
     }
 }

@@ -5,10 +5,10 @@
 
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::cost::{Costs, Device, Problem};
-use crate::entity::{Entity, ValueId};
+use crate::entity::{Entity, OpId, ValueId};
 use crate::error::Result;
 use crate::files;
 use crate::graph::{Graph, GraphBuilder, NewValue, Op, Phase, Replay, Role};
@@ -55,12 +55,22 @@ struct FileProblem {
     version: u64,
     #[serde(default)]
     name: String,
+    #[serde(deserialize_with = "values")]
     values: Vec<FileValue>,
+    #[serde(deserialize_with = "ops")]
     ops: Vec<FileOp>,
     resident: Vec<u64>,
     outputs: Vec<u64>,
     #[serde(default)]
     device: Option<Device>,
+}
+
+fn values<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<FileValue>, D::Error> {
+    files::entries(deserializer, |i| ValueId::from_index(i).to_string())
+}
+
+fn ops<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<FileOp>, D::Error> {
+    files::entries(deserializer, |i| OpId::from_index(i).to_string())
 }
 
 fn is_default<T: Default + PartialEq>(x: &T) -> bool {

@@ -49,11 +49,14 @@ impl Problem {
             })?;
         }
         let mut bytes: u64 = graph.storages().values().map(|s| s.bytes.get()).sum();
+        if bytes > LIMIT {
+            return Err(fault("values", "their sizes add up to more than 2^62 bytes".into()));
+        }
         for (op, w) in costs.workspace.iter() {
             bytes = bytes.checked_add(w.get()).filter(|&b| b <= LIMIT).ok_or_else(|| {
                 fault(
                     &graph.describe_op(op),
-                    "all sizes and the workspaces up to this op add up to more than 2^62 bytes".into(),
+                    "the sizes of all values and the workspaces up to this op add up to more than 2^62 bytes".into(),
                 )
             })?;
         }

@@ -177,7 +177,8 @@ impl GraphBuilder {
                     break root;
                 }
                 if path.len() > self.values.len() {
-                    return Err(fault(self.at(start), "its aliases form a cycle"));
+                    // So many links can only have ended on the cycle itself.
+                    return Err(fault(self.at(v), "its aliases form a cycle"));
                 }
                 path.push(v);
                 match self.values[v.index()].alias_of {
@@ -227,17 +228,20 @@ impl GraphBuilder {
                 }
                 values[v].producer = Some(id);
             }
+            let views = op.outputs.iter().any(|&v| values[v].alias_of.is_some());
+            // Sorted, so that an op with very many views is not checked in quadratic time.
+            let mut around: Vec<StorageId> = Vec::new();
+            if views {
+                let roots = op.outputs.iter().filter(|&&u| values[u].alias_of.is_none());
+                around.extend(op.inputs.iter().chain(roots).map(|&u| values[u].storage));
+                around.sort_unstable();
+            }
             for &v in &op.outputs {
-                if values[v].alias_of.is_some() {
-                    let storage = values[v].storage;
-                    let shares = op.inputs.iter().any(|&u| values[u].storage == storage)
-                        || op.outputs.iter().any(|&u| values[u].storage == storage && values[u].alias_of.is_none());
-                    if !shares {
-                        return Err(fault(
-                            at(),
-                            &format!("its output {} shares the storage of no input or output of the op", self.at(v)),
-                        ));
-                    }
+                if values[v].alias_of.is_some() && around.binary_search(&values[v].storage).is_err() {
+                    return Err(fault(
+                        at(),
+                        &format!("its output {} shares the storage of no input or output of the op", self.at(v)),
+                    ));
                 }
             }
             for &(a, b) in &op.inplace {

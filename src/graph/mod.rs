@@ -76,6 +76,14 @@ impl Graph {
         &self.uses[value]
     }
 
+    /// The outputs of `op` with their indices, those that own their storage before views, which
+    /// join it.
+    pub(crate) fn outputs_roots_first(&self, op: OpId) -> impl Iterator<Item = (usize, ValueId)> {
+        let outputs = || self.ops[op].outputs.iter().copied().enumerate();
+        let is_view = |v: ValueId| self.values[v].alias_of.is_some();
+        outputs().filter(move |&(_, v)| !is_view(v)).chain(outputs().filter(move |&(_, v)| is_view(v)))
+    }
+
     /// Bytes of every storage that holds a resident value.
     pub fn resident_bytes(&self) -> Bytes {
         self.storages.values().filter(|s| s.resident).map(|s| s.bytes).sum()

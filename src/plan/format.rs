@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::{Error, Result};
 use crate::files;
@@ -60,9 +60,14 @@ pub struct Plan {
     /// The solver that made it.
     pub solver: String,
     /// What to do, in order.
+    #[serde(deserialize_with = "steps")]
     pub steps: Vec<Step>,
     /// What that is predicted to cost.
     pub predicted: Predicted,
+}
+
+fn steps<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Step>, D::Error> {
+    files::entries(deserializer, |i| format!("step {i}"))
 }
 
 impl Plan {

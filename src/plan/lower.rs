@@ -40,7 +40,7 @@ pub fn lower(graph: &Graph, order: &[OpId], options: Lowering) -> Vec<Step> {
         };
         let taken: Vec<ValueId> = inplace.iter().map(|&(a, _)| op.inputs[a]).collect();
         steps.push(Step::Compute { op: id, inplace: inplace.clone() });
-        for (k, &v) in op.outputs.iter().enumerate() {
+        for (k, v) in graph.outputs_roots_first(id) {
             let source = inplace.iter().find(|p| p.1 == k).map(|&(a, _)| op.inputs[a]);
             lives.start(graph, id, v, source);
         }
@@ -91,8 +91,9 @@ fn takeovers(graph: &Graph, lives: &Lives, id: OpId, ends: &dyn Fn(usize) -> boo
             && !graph.values()[input].resident
             && lives.alone(input)
             && op.inputs.iter().filter(|&&v| v == input).count() == 1
-            && chosen.iter().all(|&(x, y)| x != a && y != b);
-        // An output that a view of the same op shares cannot be told apart by the pair alone.
+            && chosen.iter().all(|&(x, y)| x != a && y != b)
+            // A view of the input that the same op makes would live on in the storage taken over.
+            && op.outputs.iter().all(|&v| graph.values()[v].storage != graph.values()[input].storage);
         if free {
             chosen.push((a, b));
         }

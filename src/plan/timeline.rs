@@ -8,7 +8,7 @@
 //!
 //! Steps are issued in the order of the list. A compute starts when the one before it has ended
 //! and every prefetched input has arrived. An offload's copy starts when its lane is free and the
-//! step is issued; a drop of an offloaded value waits for that copy. A prefetch allocates when it
+//! step is issued; a drop of an offloaded value, or taking its storage over, waits for that copy. A prefetch allocates when it
 //! is issued; its copy starts when its lane is free and the value has reached the host.
 
 use crate::cost::Problem;
@@ -172,6 +172,9 @@ impl<'a> Simulator<'a> {
         let op =
             graph.ops().get(id).ok_or_else(|| format!("there is no {id}: the graph has {} ops", graph.ops().len()))?;
         let mut start = self.now;
+        if let Some((a, b)) = inplace.iter().find(|pair| !op.inplace.contains(pair)) {
+            return Err(format!("{} does not allow the in-place pair [{a},{b}]", graph.describe_op(id)));
+        }
         for &v in &op.inputs {
             self.live_value(v)?;
             start = start.max(self.arrives[v]);
@@ -185,10 +188,14 @@ impl<'a> Simulator<'a> {
                 ));
             }
         }
-        for (k, &v) in op.outputs.iter().enumerate() {
+        for &(a, _) in inplace {
+            // Taking storage over ends a life as a drop does: it waits for the copy to the host.
+            start = start.max(self.leaving[op.inputs[a]].take().unwrap_or_default());
+        }
+        for (k, v) in graph.outputs_roots_first(id) {
             let value = &graph.values()[v];
             let buffer = if let Some(&(a, _)) = inplace.iter().find(|p| p.1 == k) {
-                let input = *op.inputs.get(a).ok_or_else(|| format!("{} has no input {a}", graph.describe_op(id)))?;
+                let input = op.inputs[a];
                 let buffer =
                     self.place[input].ok_or_else(|| format!("{} is taken over twice", graph.describe_value(input)))?;
                 // The buffer grows if the output needs more; equal sizes are the rule.
@@ -295,7 +302,8 @@ impl<'a> Simulator<'a> {
         if let Some(buffer) = self.place[v].take() {
             self.buffers[buffer].values -= 1;
             if self.buffers[buffer].values == 0 {
-                self.device_bytes -= self.buffers[buffer].bytes;
+                // Sums saturate only for sizes that no device has; then the peak is 2^64 - 1.
+                self.device_bytes = self.device_bytes.saturating_sub(self.buffers[buffer].bytes);
             }
         }
     }

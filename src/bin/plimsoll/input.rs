@@ -1,0 +1,47 @@
+//! Reading problems and plans, from a file or from standard input (`-`).
+
+use std::io::Read as _;
+use std::path::Path;
+
+use plimsoll::cost::Problem;
+use plimsoll::plan::Plan;
+use plimsoll::{Error, Result};
+
+const STDIN: &str = "<stdin>";
+
+/// Read a problem.
+pub fn problem(path: &Path) -> Result<Problem> {
+    match is_stdin(path) {
+        true => Problem::from_json(&stdin()?, STDIN),
+        false => Problem::load(path),
+    }
+}
+
+/// Read a plan.
+pub fn plan(path: &Path) -> Result<Plan> {
+    match is_stdin(path) {
+        true => Plan::from_json(&stdin()?, STDIN),
+        false => Plan::load(path),
+    }
+}
+
+/// Read a problem and a plan, of which one may come from standard input.
+pub fn both(problem_path: &Path, plan_path: &Path) -> Result<(Problem, Plan)> {
+    if is_stdin(problem_path) && is_stdin(plan_path) {
+        return Err(Error::InvalidSetting {
+            name: "-".into(),
+            why: "the problem and the plan cannot both come from standard input".into(),
+        });
+    }
+    Ok((problem(problem_path)?, plan(plan_path)?))
+}
+
+fn is_stdin(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+fn stdin() -> Result<String> {
+    let mut text = String::new();
+    let read = std::io::stdin().lock().read_to_string(&mut text);
+    read.map(|_| text).map_err(|source| Error::Io { action: "read", path: STDIN.into(), source })
+}

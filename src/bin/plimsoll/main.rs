@@ -1,0 +1,71 @@
+//! `plimsoll`: trace models, plan under a byte budget, check and show plans.
+//!
+//! Exit codes: 0 done, 1 any error (with a message on standard error), 2 no plan fits the budget.
+
+mod check;
+mod input;
+mod output;
+mod plan;
+mod progress;
+mod show;
+mod solvers;
+mod trace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use output::Failure;
+
+/// Counts what traced models really hold; see `plimsoll::alloc`.
+#[global_allocator]
+static ALLOCATOR: plimsoll::alloc::Counting = plimsoll::alloc::Counting;
+
+/// Plan memory-bounded training: what to keep, recompute and offload under a byte budget.
+#[derive(Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Trace a training step of a model of the zoo into a problem file
+    Trace(trace::Args),
+    /// Plan a problem under a byte budget
+    Plan(plan::Args),
+    /// Check that a plan is legal, within its budget, and costs what it predicts
+    Check(check::Args),
+    /// Show what a plan does
+    Show(show::Args),
+    /// List the solvers
+    Solvers,
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // Clap would exit with 2, which here means that no plan fits.
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(u8::from(error.use_stderr()));
+        }
+    };
+    let result = match cli.command {
+        Command::Trace(args) => trace::run(&args),
+        Command::Plan(args) => plan::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Show(args) => show::run(&args),
+        Command::Solvers => solvers::run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if let Failure::Error(error) = &failure {
+                output::complain(&format!("error: {error}"));
+            }
+            ExitCode::from(failure.code())
+        }
+    }
+}

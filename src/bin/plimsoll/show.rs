@@ -1,0 +1,121 @@
+//! `plimsoll show`.
+
+use std::path::PathBuf;
+
+use plimsoll::cost::Problem;
+use plimsoll::entity::{EntityMap, ValueId};
+use plimsoll::plan::{Plan, Step, Timeline, render_steps, render_timeline, simulate};
+
+use crate::input;
+use crate::output::{self, Failure};
+
+/// Show what a plan does.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Plan file; `-` reads standard input
+    plan: PathBuf,
+    /// Problem file; `-` reads standard input
+    problem: PathBuf,
+    /// List every step
+    #[arg(long)]
+    steps: bool,
+    /// Columns of the picture of memory over time
+    #[arg(long, default_value = "72", value_parser = clap::value_parser!(u16).range(16..=1000))]
+    width: u16,
+    /// How many of the largest values to list
+    #[arg(long, default_value = "10")]
+    values: usize,
+}
+
+/// Height of the picture in lines.
+const HEIGHT: usize = 10;
+
+/// Summary, largest values, picture, steps.
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let (problem, plan) = input::both(&args.problem, &args.plan)?;
+    // What is shown is what would run, so it must be able to run.
+    plimsoll::check::check(&problem, &plan)?;
+    let timeline = simulate(&problem, &plan.steps)?;
+    let mut text = summary(&problem, &plan, &timeline);
+    text.push('\n');
+    text.push_str(&largest(&problem, &plan, args.values));
+    text.push('\n');
+    text.push_str(&render_timeline(&timeline, plan.budget, args.width.into(), HEIGHT));
+    if args.steps {
+        text.push('\n');
+        text.push_str(&render_steps(&problem, &plan.steps, &timeline));
+    }
+    Ok(output::print(&text)?)
+}
+
+fn summary(problem: &Problem, plan: &Plan, timeline: &Timeline) -> String {
+    let graph = &problem.graph;
+    let predicted = &plan.predicted;
+    let uses = Uses::count(problem, plan);
+    let ran: usize = plan.steps.iter().filter(|s| matches!(s, Step::Compute { .. })).count();
+    let offloads: u32 = uses.offloads.values().sum();
+    let name = if problem.name.is_empty() { "(unnamed)" } else { &problem.name };
+    let mut rows = vec![
+        ("problem", format!("{name}, {} ops, {} values", graph.ops().len(), graph.values().len())),
+        ("solver", plan.solver.clone()),
+        ("status", output::status(predicted.status, predicted.lower_bound)),
+        ("budget", output::exact(plan.budget)),
+        ("peak", format!("{} in step {}", output::exact(timeline.peak), timeline.peak_step)),
+        ("baseline", format!("{} with everything kept", output::exact(predicted.baseline_peak))),
+        ("time", output::against(timeline.time, predicted.baseline_time, predicted.overhead)),
+        ("computes", format!("{ran}, of which {} again", ran.saturating_sub(graph.ops().len()))),
+    ];
+    if offloads > 0 {
+        rows.push(("offloads", format!("{offloads}, at most {} on the host", output::exact(timeline.host_peak))));
+    }
+    output::rows(rows)
+}
+
+/// How often each value is made and sent to the host.
+struct Uses {
+    computes: EntityMap<ValueId, u32>,
+    offloads: EntityMap<ValueId, u32>,
+}
+
+impl Uses {
+    fn count(problem: &Problem, plan: &Plan) -> Self {
+        let none = EntityMap::filled(0, problem.graph.values().len());
+        let mut uses = Self { computes: none.clone(), offloads: none };
+        for step in &plan.steps {
+            match step {
+                Step::Compute { op, .. } => {
+                    problem.graph.ops()[*op].outputs.iter().for_each(|&v| uses.computes[v] += 1);
+                }
+                Step::Offload(v) => uses.offloads[*v] += 1,
+                Step::Drop(_) | Step::Prefetch(_) => {}
+            }
+        }
+        uses
+    }
+}
+
+/// The largest values that own their storage, and what the plan does with each.
+fn largest(problem: &Problem, plan: &Plan, count: usize) -> String {
+    let graph = &problem.graph;
+    let uses = Uses::count(problem, plan);
+    let mut values: Vec<ValueId> = graph.storages().values().map(|s| s.root).collect();
+    values.sort_by_key(|&v| (std::cmp::Reverse(graph.values()[v].bytes), v));
+    let header = ["value", "size", "made by", "what is done with it"];
+    let mut rows = vec![header.map(str::to_owned).to_vec()];
+    for v in values.into_iter().take(count) {
+        let value = &graph.values()[v];
+        let made_by = value.producer.map_or("-".into(), |op| graph.describe_op(op));
+        let mut fate = match uses.computes[v] {
+            _ if value.resident => "resident".to_owned(),
+            0 => "never made".into(),
+            1 => "kept until its last use".into(),
+            2 => "recomputed once".into(),
+            n => format!("recomputed {} times", n - 1),
+        };
+        if uses.offloads[v] > 0 {
+            fate.push_str(", offloaded");
+        }
+        rows.push(vec![graph.describe_value(v), value.bytes.to_string(), made_by, fate]);
+    }
+    output::table(&rows, &[1])
+}

@@ -1,0 +1,314 @@
+//! The command line as its users see it: output, files, exit codes.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use assert_cmd::cargo::CommandCargoExt as _;
+use plimsoll::plan::Plan;
+use serde_json::{Value, json};
+
+const TINY: &str = "tests/data/tiny.problem.json";
+const YARD: &str = "tests/data/yard.problem.json";
+
+fn plimsoll(args: &[&str]) -> Command {
+    let mut command = Command::cargo_bin("plimsoll").unwrap();
+    command.args(args);
+    command
+}
+
+fn run(args: &[&str]) -> Output {
+    plimsoll(args).output().unwrap()
+}
+
+/// Standard output of a run that must succeed and say nothing on standard error.
+fn succeed(args: &[&str]) -> String {
+    let output = run(args);
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""), "{args:?}");
+    text(&output.stdout)
+}
+
+/// Standard error of a run that must fail with exit code 1 and print nothing on standard output.
+fn fail(args: &[&str]) -> String {
+    let output = run(args);
+    assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(1), ""), "{args:?}");
+    let message = text(&output.stderr);
+    assert!(!message.contains("panicked"), "{message}");
+    message
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// What depends on the machine's speed, out of sight.
+fn masked(text: &str) -> String {
+    let lines = text.lines().map(|line| match line.strip_prefix("solver") {
+        Some(_) => format!("{} [seconds] s", line.rsplitn(3, ' ').last().unwrap()),
+        None => line.to_owned(),
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The one object a `--json` run prints, with `solve_seconds` checked and removed.
+fn object(output: &str) -> Value {
+    assert_eq!(output.lines().count(), 1);
+    let mut value: Value = serde_json::from_str(output).unwrap();
+    let seconds = value.as_object_mut().unwrap().remove("solve_seconds").unwrap();
+    assert!(seconds.as_f64().unwrap() >= 0.0);
+    value
+}
+
+/// A plan made by hand, so that what is shown does not depend on a solver. The numbers are those of
+/// [`by_hand`].
+fn by_hand(dir: &Path) -> String {
+    let problem = plimsoll::cost::Problem::load(TINY).unwrap();
+    let plan = json!({
+        "format": "plimsoll.plan", "version": 1, "problem": problem.graph.fingerprint().to_string(),
+        "budget": 11000, "solver": "by hand",
+        "steps": [{"compute": 0}, {"compute": 1}, {"drop": 2}, {"compute": 2}, {"compute": 3},
+            {"compute": 4, "inplace": [[0, 0]]}, {"compute": 5, "inplace": [[0, 0]]}, {"drop": 3}, {"compute": 0},
+            {"compute": 6, "inplace": [[0, 0]]}, {"drop": 2}, {"compute": 7}, {"drop": 8}],
+        "predicted": {"peak": 10244, "time": 177000, "baseline_peak": 14340, "baseline_time": 127000,
+            "overhead": 0.3937007874015748, "lower_bound": 0.25, "status": "feasible"}
+    });
+    write(dir, "by-hand.plan.json", &plan)
+}
+
+fn write(dir: &Path, name: &str, value: &Value) -> String {
+    let path = dir.join(name);
+    std::fs::write(&path, value.to_string()).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn plan_prints_a_table_and_saves_a_plan_that_checks() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out.plan.json");
+    let out = out.to_str().unwrap();
+    insta::assert_snapshot!(masked(&succeed(&["plan", TINY, "--budget", "100%", "-o", out])), @r"
+problem   tiny, 8 ops
+solver    auto, [seconds] s
+status    optimal: no plan within the budget is faster
+budget    14.00 KiB (14340 bytes)
+peak      14.00 KiB (14340 bytes)
+baseline  14.00 KiB (14340 bytes) with everything kept
+time      127.0 us, 0.0% over 127.0 us
+");
+    assert!(succeed(&["check", TINY, out]).starts_with("ok"));
+    assert!(succeed(&["show", out, TINY]).contains("optimal"));
+    assert_eq!(Plan::load(out).unwrap().budget.get(), 14340);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn plan_json_is_one_object_of_numbers() {
+    let printed = object(&succeed(&["plan", TINY, "--budget", "unlimited", "--json", "--solver", "keep-all"]));
+    let want = json!({
+        "status": "optimal", "solver": "keep-all", "budget": u64::MAX, "peak": 14340, "time": 127000,
+        "baseline_peak": 14340, "baseline_time": 127000, "overhead": 0.0, "lower_bound": 0.0
+    });
+    assert_eq!(printed, want);
+}
+
+#[test]
+fn a_budget_below_the_baseline_costs_time_and_holds() {
+    let dir = tempfile::tempdir().unwrap();
+    for (budget, bytes) in [("11000", 11000), ("11KB", 11000), ("75%", 10755), ("10_244", 10244)] {
+        let out = dir.path().join("plan.json");
+        let args = ["plan", TINY, "-b", budget, "--json", "--time-limit", "0.2", "-o", out.to_str().unwrap()];
+        let printed = object(&succeed(&args));
+        assert_eq!(
+            (&printed["budget"], &printed["peak"], &printed["time"]),
+            (&json!(bytes), &json!(10244), &json!(177_000))
+        );
+        assert!(printed["lower_bound"].as_f64().unwrap() <= printed["overhead"].as_f64().unwrap());
+        // What was printed is what was saved.
+        let saved: Value = serde_json::from_str(&std::fs::read_to_string(&out).unwrap()).unwrap();
+        for key in ["peak", "time", "baseline_peak", "baseline_time", "overhead", "lower_bound", "status"] {
+            assert_eq!(saved["predicted"][key], printed[key], "{key}");
+        }
+    }
+}
+
+#[test]
+fn plans_without_in_place_reuse_have_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("plan.json");
+    let out = out.to_str().unwrap();
+    succeed(&["plan", TINY, "-b", "unlimited", "--no-inplace", "-o", out]);
+    assert!(!std::fs::read_to_string(out).unwrap().contains("inplace"));
+    succeed(&["check", TINY, out]);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_plan_and_stdin_is_as_good_as_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = |name: &str, stdin: bool| {
+        let out = dir.path().join(name);
+        let problem = if stdin { "-" } else { TINY };
+        let mut command = plimsoll(&["plan", problem, "-b", "11000", "--seed", "7", "--time-limit", "0.2", "-o"]);
+        command.arg(&out).stdin(std::fs::File::open(TINY).unwrap());
+        assert!(command.output().unwrap().status.success());
+        std::fs::read_to_string(out).unwrap()
+    };
+    assert_eq!(plan("a", false), plan("b", true));
+}
+
+#[test]
+fn infeasible_is_exit_code_2_and_says_what_blocks() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("plan.json");
+    let args = ["plan", TINY, "--budget", "50%", "--time-limit", "0.2", "-o", out.to_str().unwrap()];
+    let human = run(&args);
+    assert_eq!((human.status.code(), text(&human.stdout).as_str()), (Some(2), ""));
+    let message = text(&human.stderr);
+    for part in ["infeasible", "op1 (Tanh)", "7170 bytes", "v2 (h1)", "resident"] {
+        assert!(message.contains(part), "{part} is missing:\n{message}");
+    }
+    let json = run(&[&args[..], &["--json"]].concat());
+    assert_eq!((json.status.code(), text(&json.stderr).as_str()), (Some(2), ""));
+    let printed = object(&text(&json.stdout));
+    let mut keys: Vec<&str> = printed.as_object().unwrap().keys().map(String::as_str).collect();
+    keys.sort_unstable();
+    assert_eq!(keys, ["blockers", "budget", "minimum", "solver", "status", "why"]);
+    assert_eq!((&printed["status"], &printed["budget"]), (&json!("infeasible"), &json!(7170)));
+    assert!(printed["minimum"].is_null() || printed["minimum"].as_u64().unwrap() >= 10244);
+    let blockers = printed["blockers"].as_array().unwrap();
+    assert!(!blockers.is_empty());
+    for blocker in blockers {
+        assert!(blocker["value"].is_string() && blocker["bytes"].is_u64() && blocker["why"].is_string());
+    }
+    assert!(!out.exists(), "an infeasible run writes no plan");
+}
+
+#[test]
+fn check_says_ok_or_names_the_violation() {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = by_hand(dir.path());
+    insta::assert_snapshot!(succeed(&["check", TINY, &plan]), @r"
+ok         13 steps, legal and within the budget
+peak       10.00 KiB (10244 bytes)
+budget     10.74 KiB (11000 bytes)
+host peak  0 bytes
+time       177.0 us, 39.4% over 127.0 us
+");
+
+    let original: Value = serde_json::from_str(&std::fs::read_to_string(&plan).unwrap()).unwrap();
+    let with = |change: fn(&mut Value)| {
+        let mut plan = original.clone();
+        change(&mut plan);
+        fail(&["check", TINY, &write(dir.path(), "changed.json", &plan)])
+    };
+    insta::assert_snapshot!(with(|p| p["budget"] = json!(10243)), @"error: illegal plan: step 4: 10244 bytes are live, 1 over the budget of 10243");
+    insta::assert_snapshot!(with(|p| p["predicted"]["peak"] = json!(10243)), @"error: invalid input: the plan predicts a peak in bytes of 10243, but it is 10244: plan it anew");
+    insta::assert_snapshot!(with(|p| p["predicted"]["time"] = json!(127_000)), @"error: invalid input: the plan predicts a time in nanoseconds of 127000, but it is 177000: plan it anew");
+    insta::assert_snapshot!(with(|p| p["steps"][8] = json!({"drop": 0})), @"error: illegal plan: step 8: v0 (x) is resident and cannot be dropped");
+    insta::assert_snapshot!(with(|p| p["steps"][8] = json!({"drop": 99})), @"error: illegal plan: step 8: there is no value 99: the graph has 10");
+    insta::assert_snapshot!(with(|p| p["problem"] = json!("0123")), @"error: the plan was made for graph 0123, but this graph is d910149af6dfa130197c1217d3cd3c3d: plan it anew");
+}
+
+#[test]
+fn show_draws_what_a_plan_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = by_hand(dir.path());
+    insta::assert_snapshot!("show", succeed(&["show", &plan, TINY, "--steps", "--width", "48"]));
+    let brief = succeed(&["show", &plan, TINY, "--values", "2"]);
+    assert!(!brief.contains("recompute op0") && brief.contains("v3 (h2)") && !brief.contains("v4 (h3)"));
+}
+
+#[test]
+fn show_draws_copies_to_and_from_the_host() {
+    let cases: Value = serde_json::from_str(&std::fs::read_to_string("tests/data/legal-plans.json").unwrap()).unwrap();
+    let case = cases.as_array().unwrap().iter().find(|c| c["name"] == "offload and prefetch").unwrap();
+    let problem = plimsoll::cost::Problem::load(YARD).unwrap();
+    let plan = json!({
+        "format": "plimsoll.plan", "version": 1, "problem": problem.graph.fingerprint().to_string(),
+        "budget": 138, "solver": "by hand", "steps": case["steps"],
+        "predicted": {"peak": 138, "time": 0, "baseline_peak": 138, "baseline_time": 275, "overhead": 0.0,
+            "lower_bound": 0.0, "status": "unknown"}
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let plan = write(dir.path(), "offload.plan.json", &plan);
+    insta::assert_snapshot!("show_offload", succeed(&["show", &plan, YARD, "--steps", "--width", "48"]));
+}
+
+#[test]
+fn solvers_and_models_are_listed() {
+    let solvers = succeed(&["solvers"]);
+    for name in plimsoll::solver::names() {
+        assert!(solvers.lines().any(|line| line.starts_with(name)), "{name}:\n{solvers}");
+    }
+    let models = succeed(&["trace", "--list"]);
+    for model in plimsoll::zoo::models() {
+        assert!(models.lines().any(|line| line.starts_with(model.name)), "{}:\n{models}", model.name);
+    }
+}
+
+#[test]
+fn help_and_version_are_not_errors() {
+    assert!(succeed(&["--version"]).starts_with("plimsoll "));
+    for args in [&["--help"][..], &["plan", "--help"], &["trace", "-h"], &["help", "show"]] {
+        assert!(succeed(args).contains("Usage:"));
+    }
+}
+
+#[test]
+fn errors_have_exit_code_1_and_a_message() {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = by_hand(dir.path());
+    let missing = dir.path().join("missing.json");
+    let (folder, missing) = (dir.path().to_str().unwrap(), missing.to_str().unwrap());
+    let cases: Vec<(Vec<&str>, &str)> = vec![
+        (vec![], "Usage:"),
+        (vec!["frob"], "unrecognized subcommand 'frob'"),
+        (vec!["plan", TINY], "--budget"),
+        (vec!["plan", "--budget", "1GiB"], "PROBLEM"),
+        (vec!["plan", TINY, "--budget", "much"], "invalid budget `much`"),
+        (vec!["plan", TINY, "--budget", "-5%"], "invalid budget `-5%`: a budget must be more than zero"),
+        (vec!["plan", TINY, "--budget", "0"], "a budget must be more than zero"),
+        (vec!["plan", TINY, "--budget", "0.000001%"], "less than one byte"),
+        (vec!["plan", TINY, "-b", "1", "--solver", "oracle"], "no solver is called `oracle`; there are: auto"),
+        (vec!["plan", TINY, "-b", "1", "--time-limit", "-1"], "invalid setting --time-limit"),
+        (vec!["plan", TINY, "-b", "1", "--time-limit", "nan"], "invalid setting --time-limit"),
+        (vec!["plan", TINY, "-b", "1", "--time-limit", "soon"], "--time-limit"),
+        (vec!["plan", TINY, "-b", "1", "--seed", "-1"], "--seed"),
+        (vec!["plan", missing, "-b", "1"], "cannot read"),
+        (vec!["plan", folder, "-b", "1"], "cannot read"),
+        (vec!["plan", &plan, "-b", "1"], "is not a plimsoll.problem file"),
+        (vec!["plan", TINY, "-b", "100%", "-o", folder], "cannot write"),
+        (vec!["plan", TINY, "-b", "100%", "-o", "/no/such/folder/plan.json"], "cannot write"),
+        (vec!["check", TINY], "PLAN"),
+        (vec!["check", &plan, TINY], "is not a plimsoll.problem file"),
+        (vec!["check", YARD, &plan], "the plan was made for graph"),
+        (vec!["check", "-", "-"], "cannot both come from standard input"),
+        (vec!["show", TINY, &plan], "is not a plimsoll."),
+        (vec!["show", &plan, TINY, "--width", "0"], "--width"),
+        (vec!["show", &plan, TINY, "--width", "99999999999"], "--width"),
+        (vec!["trace"], "MODEL"),
+        (vec!["trace", "gpt"], "--out"),
+        (vec!["trace", "nonesuch", "-o", missing], "no model is called `nonesuch`"),
+        (vec!["trace", "gpt", "--set", "layers", "-o", missing], "write it as key=value"),
+        (vec!["trace", "gpt", "--set", "=3", "-o", missing], "write it as key=value"),
+    ];
+    for (args, want) in cases {
+        let message = fail(&args);
+        assert!(message.contains(want), "{args:?}: {message}");
+    }
+}
+
+#[test]
+fn a_closed_pipe_is_no_panic() {
+    for args in [&["trace", "--list"][..], &["solvers"], &["--help"], &["plan", TINY, "-b", "100%"]] {
+        let mut child = plimsoll(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(text(&output.stderr), "", "{args:?}");
+        assert_eq!(output.status.code(), Some(0), "{args:?}");
+    }
+    // Nobody listens to the complaint either.
+    let mut child = plimsoll(&["plan", "-", "-b", "1"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stderr.take());
+    child.stdin.take().unwrap().write_all(b"garbage").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+}
