@@ -62,7 +62,10 @@ fn beats_the_floors() {
                 let plan = solver::plan(&problem, budget, "auto", &options).unwrap();
                 verify(&problem, &plan);
                 let (overhead, bound) = (plan.predicted.overhead * 100.0, plan.predicted.lower_bound * 100.0);
-                println!("{name} {fraction} inplace {inplace}: {overhead:.3} % (bound {bound:.3} %) {:.2?}", started.elapsed());
+                println!(
+                    "{name} {fraction} inplace {inplace}: {overhead:.3} % (bound {bound:.3} %) {:.2?}",
+                    started.elapsed()
+                );
                 if let Some(floor) = floor {
                     // Floors are rounded to two digits.
                     assert!(overhead < floor + 0.005, "{name} at {fraction}: {overhead:.3} % against {floor} %");
@@ -250,8 +253,7 @@ mod random {
             let (low, high) = (problem.trivial_bound().get(), solver::baseline(&problem).1.peak.get());
             for name in solver::names() {
                 let options = Options { inplace: seed % 5 > 0, seed, ..quick(100) };
-                let budgets: Vec<Bytes> =
-                    (0..5).map(|k| Bytes(low + high.saturating_sub(low) * (4 - k) / 4)).collect();
+                let budgets: Vec<Bytes> = (0..5).map(|k| Bytes(low + high.saturating_sub(low) * (4 - k) / 4)).collect();
                 let mut last = 0;
                 for (budget, plan) in budgets.iter().zip(solver::sweep(&problem, &budgets, name, &options)) {
                     match plan {

@@ -49,7 +49,13 @@ impl Limits {
 
 /// Evict from each start until it fits, give back what then fits; the best first. The plain rules
 /// start from everything kept; `starts` are further orders to begin with.
-pub(super) fn construct(model: &Model, budget: u64, starts: Vec<Vec<u32>>, rules: bool, limits: &Limits) -> Vec<Scored> {
+pub(super) fn construct(
+    model: &Model,
+    budget: u64,
+    starts: Vec<Vec<u32>>,
+    rules: bool,
+    limits: &Limits,
+) -> Vec<Scored> {
     let mut all: Vec<(Vec<u32>, Rule)> = Vec::new();
     if rules {
         for base in [model.keep_all(), shrink_first(model)] {

@@ -3,8 +3,10 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
+use burn::tensor::Device;
 use plimsoll::cost::Problem;
-use plimsoll::{Error, Result, zoo};
+use plimsoll::zoo::{ZooModel, ZooVisitor};
+use plimsoll::{Budget, Error, Rematerialize, Result, Settings, zoo};
 
 use crate::output::{self, Failure};
 
@@ -17,6 +19,9 @@ pub struct Args {
     /// A setting of the model, `key=value`; may be given more than once
     #[arg(long, value_name = "KEY=VALUE", allow_hyphen_values = true)]
     set: Vec<String>,
+    /// Bytes of optimizer state per trained parameter (Adam: 8)
+    #[arg(long, value_name = "BYTES", default_value_t = 8.0)]
+    optimizer_bytes: f64,
     /// Problem file to write; `-` writes standard output
     #[arg(long, short, value_name = "FILE", required_unless_present = "list")]
     out: Option<PathBuf>,
@@ -31,7 +36,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         return Ok(output::print(&list())?);
     };
     let settings = args.set.iter().map(|text| setting(text)).collect::<Result<Vec<_>>>()?;
-    let problem = trace_model(model, &settings)?;
+    let problem = trace_model(model, &settings, args.optimizer_bytes)?;
     if out.as_os_str() == "-" {
         return Ok(output::print(&format!("{}\n", problem.to_json()))?);
     }
@@ -46,12 +51,36 @@ fn setting(text: &str) -> Result<(String, String)> {
     }
 }
 
-/// Trace one training step of the zoo's model `name`.
-///
-/// To be connected to the tracer.
-fn trace_model(name: &str, settings: &[(String, String)]) -> Result<Problem> {
-    let _ = (zoo::spec(name)?, settings);
-    Err(Error::Trace { why: "this build has no tracer".into(), help: "use a problem file".into() })
+/// Trace one training step of the zoo's model `name` on this machine's CPU and measure its ops.
+fn trace_model(name: &str, settings: &[(String, String)], optimizer_bytes: f64) -> Result<Problem> {
+    let device = Device::flex().autodiff();
+    let settings = settings.iter().fold(zoo::Settings::new(), |all, (key, value)| all.set(key, value));
+    let mut problem = zoo::with_model(name, &settings, &device, 0, Tracer { device: &device, optimizer_bytes })??;
+    problem.name = std::iter::once(name.to_owned())
+        .chain(settings.iter().map(|(k, v)| format!("{k}={v}")))
+        .collect::<Vec<_>>()
+        .join(" ");
+    Ok(problem)
+}
+
+struct Tracer<'a> {
+    device: &'a Device,
+    optimizer_bytes: f64,
+}
+
+impl ZooVisitor for Tracer<'_> {
+    type Output = Result<Problem>;
+
+    fn visit<M: ZooModel>(
+        self,
+        _name: &'static str,
+        model: M,
+        batch: impl Fn(u64, &Device) -> M::Inputs + Send + Sync + 'static,
+    ) -> Result<Problem> {
+        let settings = Settings::new(Budget::Unlimited).optimizer_bytes_per_parameter(self.optimizer_bytes);
+        let model = Rematerialize::with_settings(model, settings);
+        model.problem(batch(0, self.device), |m: &M, inputs| m.batch_loss(inputs))
+    }
 }
 
 fn summary(problem: &Problem, file: impl std::fmt::Display) -> String {
