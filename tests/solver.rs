@@ -62,7 +62,10 @@ fn beats_the_floors() {
                 let plan = solver::plan(&problem, budget, "auto", &options).unwrap();
                 verify(&problem, &plan);
                 let (overhead, bound) = (plan.predicted.overhead * 100.0, plan.predicted.lower_bound * 100.0);
-                println!("{name} {fraction} inplace {inplace}: {overhead:.3} % (bound {bound:.3} %) {:.2?}", started.elapsed());
+                println!(
+                    "{name} {fraction} inplace {inplace}: {overhead:.3} % (bound {bound:.3} %) {:.2?}",
+                    started.elapsed()
+                );
                 if let Some(floor) = floor {
                     // Floors are rounded to two digits.
                     assert!(overhead < floor + 0.005, "{name} at {fraction}: {overhead:.3} % against {floor} %");
@@ -250,8 +253,7 @@ mod random {
             let (low, high) = (problem.trivial_bound().get(), solver::baseline(&problem).1.peak.get());
             for name in solver::names() {
                 let options = Options { inplace: seed % 5 > 0, seed, ..quick(100) };
-                let budgets: Vec<Bytes> =
-                    (0..5).map(|k| Bytes(low + high.saturating_sub(low) * (4 - k) / 4)).collect();
+                let budgets: Vec<Bytes> = (0..5).map(|k| Bytes(low + high.saturating_sub(low) * (4 - k) / 4)).collect();
                 let mut last = 0;
                 for (budget, plan) in budgets.iter().zip(solver::sweep(&problem, &budgets, name, &options)) {
                     match plan {
@@ -321,6 +323,35 @@ fn table() {
                     }
                     Err(error) => println!("{name} {label} {solver}: {error} {:.2?}", started.elapsed()),
                 }
+            }
+        }
+    }
+}
+
+#[cfg(feature = "fuzzing")]
+#[test]
+#[ignore = "prints times; slow"]
+fn large_graphs() {
+    for ops in [3_000, 20_000] {
+        let problem =
+            plimsoll::fuzz::problem(7, plimsoll::fuzz::Shape { once: false, ..plimsoll::fuzz::Shape::all(ops) });
+        let (low, high) = (problem.trivial_bound().get(), solver::baseline(&problem).1.peak.get());
+        for percent in [70, 40, 10] {
+            let budget = Bytes(low + (high - low) * percent / 100);
+            let started = std::time::Instant::now();
+            let result = solver::plan(&problem, budget, "auto", &Options::default());
+            let took = started.elapsed();
+            match result {
+                Ok(plan) => {
+                    verify(&problem, &plan);
+                    let p = &plan.predicted;
+                    println!(
+                        "{ops} ops, room {percent} %: {:.2} % (bound {:.2} %) {took:.2?}",
+                        p.overhead * 100.0,
+                        p.lower_bound * 100.0
+                    );
+                }
+                Err(error) => println!("{ops} ops, room {percent} %: {error} {took:.2?}"),
             }
         }
     }

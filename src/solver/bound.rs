@@ -69,7 +69,8 @@ impl<'a, 'm> Boundary<'a, 'm> {
         let mut crossing = 0u64;
         for u in unit + 1..n {
             let reads = &model.units[u].reads;
-            after[u] = u + 1 == n || reads.iter().map(maker).any(|m| m != NONE && (m as usize == unit || after[m as usize]));
+            after[u] =
+                u + 1 == n || reads.iter().map(maker).any(|m| m != NONE && (m as usize == unit || after[m as usize]));
             if after[u] {
                 for &s in reads {
                     let m = maker(&s);
@@ -173,7 +174,8 @@ impl<'a, 'm> Boundary<'a, 'm> {
         // The price at which the lines of both cuts meet, until it is one of them (Dinkelbach).
         for _ in 0..24 {
             let bytes = i128::from(rich.kept) - i128::from(poor.kept);
-            let times = (poor.value - poor.price * i128::from(poor.kept)) - (rich.value - rich.price * i128::from(rich.kept));
+            let times =
+                (poor.value - poor.price * i128::from(poor.kept)) - (rich.value - rich.price * i128::from(rich.kept));
             let price = times / bytes.max(1);
             if price <= rich.price || price >= poor.price {
                 break;

@@ -258,7 +258,14 @@ impl Table {
     }
 
     /// The runs of units that the table's choice for a..=b stands for. False when it has none.
-    fn schedule(&self, blocks: &[Block], slots: usize, a: usize, b: usize, out: &mut Vec<std::ops::Range<usize>>) -> bool {
+    fn schedule(
+        &self,
+        blocks: &[Block],
+        slots: usize,
+        a: usize,
+        b: usize,
+        out: &mut Vec<std::ops::Range<usize>>,
+    ) -> bool {
         match self.at(slots, a, b).1 {
             Choice::None => false,
             Choice::Save => {

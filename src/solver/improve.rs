@@ -188,9 +188,9 @@ impl<'a, 'm> Search<'a, 'm> {
         let inputs: u64 = unit.reads.iter().map(|&s| self.model.items[s as usize].bytes).sum();
         let limit = self.budget.saturating_add(inputs).saturating_sub(bytes);
         // Up to its last use before `after` it lives anyway.
-        let last = (before..after)
-            .rev()
-            .find(|&i| i == before || self.model.units[order[i] as usize].reads.iter().any(|s| unit.writes.contains(s)));
+        let last = (before..after).rev().find(|&i| {
+            i == before || self.model.units[order[i] as usize].reads.iter().any(|s| unit.writes.contains(s))
+        });
         live[last.unwrap_or(before) + 1..after].iter().all(|&bytes| bytes <= limit)
     }
 }

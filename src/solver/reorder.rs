@@ -24,17 +24,20 @@ pub(super) fn shrink_first(model: &Model) -> Vec<u32> {
             // The end stays the end; units that join storages or have effects stay in place too,
             // because what depends on them is not all in the items.
             let window = next..(next + AHEAD).min(n - 1);
-            let pick = window.take_while(|&u| u == next || model.units[u].replayable || done[u]).filter(|&u| !done[u]).find(|&u| {
-                let unit = &model.units[u];
-                let ready = unit.reads.iter().all(|&s| {
-                    let maker = model.items[s as usize].maker;
-                    maker == NONE || done[maker as usize]
+            let pick = window
+                .take_while(|&u| u == next || model.units[u].replayable || done[u])
+                .filter(|&u| !done[u])
+                .find(|&u| {
+                    let unit = &model.units[u];
+                    let ready = unit.reads.iter().all(|&s| {
+                        let maker = model.items[s as usize].maker;
+                        maker == NONE || done[maker as usize]
+                    });
+                    let bytes = |s: &u32| model.items[*s as usize].bytes;
+                    let made: u64 = unit.writes.iter().map(bytes).sum();
+                    let freed: u64 = unit.reads.iter().filter(|&&s| readers[s as usize] == 1).map(bytes).sum();
+                    unit.replayable && ready && freed > made
                 });
-                let bytes = |s: &u32| model.items[*s as usize].bytes;
-                let made: u64 = unit.writes.iter().map(bytes).sum();
-                let freed: u64 = unit.reads.iter().filter(|&&s| readers[s as usize] == 1).map(bytes).sum();
-                unit.replayable && ready && freed > made
-            });
             let u = pick.unwrap_or(next);
             done[u] = true;
             for &s in &model.units[u].reads {

@@ -19,7 +19,7 @@ impl Rng {
 
     /// Below `n`; 0 when `n` is 0.
     pub fn below(&mut self, n: usize) -> usize {
-        (u128::from(self.next()) * n as u128 >> 64) as usize
+        ((u128::from(self.next()) * n as u128) >> 64) as usize
     }
 
     /// In `[0, 1)`.
