@@ -327,3 +327,32 @@ fn table() {
         }
     }
 }
+
+#[cfg(feature = "fuzzing")]
+#[test]
+#[ignore = "prints times; slow"]
+fn large_graphs() {
+    for ops in [3_000, 20_000] {
+        let problem =
+            plimsoll::fuzz::problem(7, plimsoll::fuzz::Shape { once: false, ..plimsoll::fuzz::Shape::all(ops) });
+        let (low, high) = (problem.trivial_bound().get(), solver::baseline(&problem).1.peak.get());
+        for percent in [70, 40, 10] {
+            let budget = Bytes(low + (high - low) * percent / 100);
+            let started = std::time::Instant::now();
+            let result = solver::plan(&problem, budget, "auto", &Options::default());
+            let took = started.elapsed();
+            match result {
+                Ok(plan) => {
+                    verify(&problem, &plan);
+                    let p = &plan.predicted;
+                    println!(
+                        "{ops} ops, room {percent} %: {:.2} % (bound {:.2} %) {took:.2?}",
+                        p.overhead * 100.0,
+                        p.lower_bound * 100.0
+                    );
+                }
+                Err(error) => println!("{ops} ops, room {percent} %: {error} {took:.2?}"),
+            }
+        }
+    }
+}

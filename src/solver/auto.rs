@@ -1,6 +1,6 @@
 //! The search behind every heuristic solver: start orders, eviction, improvement, best of all.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 
@@ -21,13 +21,15 @@ const ROUNDS: usize = 10;
 const PATIENCE: usize = 3;
 /// Positions evaluated by a whole search when no node limit is given: about two seconds on two
 /// cores, however large the graph.
-const WORK: u64 = 100_000_000;
+const WORK: u64 = 130_000_000;
 
 /// An order and what it comes to.
 pub(super) type Scored = (Vec<u32>, Score);
 
 /// When a search must end.
 pub(super) struct Limits {
+    started: Instant,
+    soon: Duration,
     deadline: Option<Instant>,
     work: u64,
     seed: u64,
@@ -39,7 +41,13 @@ impl Limits {
         let nodes = options.node_limit.map(|nodes| nodes.saturating_mul(model.units.len() as u64));
         // A limit too far away to be an instant is none.
         let deadline = Instant::now().checked_add(options.time_limit);
-        Self { deadline, work: nodes.unwrap_or(WORK).min(WORK.saturating_mul(1000)), seed: options.seed }
+        let (started, soon) = (Instant::now(), options.time_limit / 10);
+        Self { started, soon, deadline, work: nodes.unwrap_or(WORK).min(WORK.saturating_mul(1000)), seed: options.seed }
+    }
+
+    /// Whether so much of the time is gone that extras should be left out.
+    pub fn pressed(&self) -> bool {
+        self.started.elapsed() >= self.soon
     }
 
     pub fn late(&self) -> bool {

@@ -106,14 +106,23 @@ impl Evictor {
                 return false;
             }
             self.index(model, order);
-            let Some((item, to)) = self.choose(model, order, score.at, budget, score.peak - budget, rule, rng) else {
+            let mut chosen = self.choose(model, order, score.at, budget, score.peak - budget, rule, rng);
+            if chosen.is_empty() {
                 return false;
+            }
+            // Pricing all candidates is work too.
+            self.sim.work += order.len() as u64;
+            // From the back, so that the places of the others stay what they are.
+            chosen.sort_unstable_by_key(|&(item, to)| (std::cmp::Reverse(to), item));
+            let price = |&(item, to): &(u32, usize)| {
+                self.price(model, order, item, score.at, to, rule.keep);
+                self.chain.sort_unstable();
+                (to, self.chain.clone())
             };
-            self.price(model, order, item, score.at, to, rule.keep);
-            let mut chain = std::mem::take(&mut self.chain);
-            chain.sort_unstable();
-            order.splice(to..to, chain.iter().copied());
-            self.chain = chain;
+            let chains: Vec<(usize, Vec<u32>)> = chosen.iter().map(price).collect();
+            for (to, chain) in chains {
+                order.splice(to..to, chain);
+            }
         }
     }
 
@@ -157,7 +166,7 @@ impl Evictor {
     }
 
     #[allow(clippy::too_many_arguments)]
-    /// The storage to evict at position `at`, and the position of its next use.
+    /// The storages to evict at position `at`, best first, with the positions of their next uses.
     fn choose(
         &mut self,
         model: &Model,
@@ -167,8 +176,10 @@ impl Evictor {
         excess: u64,
         rule: Rule,
         rng: &mut Rng,
-    ) -> Option<(u32, usize)> {
-        let mut best: Option<(f64, u32, usize)> = None;
+    ) -> Vec<(u32, usize)> {
+        // One at a time is best; in large graphs a few at a time is nearly as good.
+        let batch = 1 + order.len() / 2000;
+        let mut best: Vec<(f64, u32, usize, u64)> = Vec::with_capacity(batch + 1);
         for item in 0..model.items.len() as u32 {
             let bytes = model.items[item as usize].bytes;
             let maker = model.items[item as usize].maker;
@@ -197,11 +208,19 @@ impl Evictor {
             if rule.noise > 0.0 {
                 score *= (rule.noise * (rng.unit() * 2.0 - 1.0)).exp();
             }
-            if best.is_none_or(|(s, _, _)| score < s) {
-                best = Some((score, item, gap.to));
+            if best.len() < batch || best.last().is_some_and(|worst| score < worst.0) {
+                let place = best.partition_point(|better| better.0 <= score);
+                best.insert(place, (score, item, gap.to, freed));
+                best.truncate(batch);
             }
         }
-        best.map(|(_, item, to)| (item, to))
+        let mut covered = 0u64;
+        let enough = best.iter().take_while(|&&(.., freed)| {
+            let more = covered < excess;
+            covered = covered.saturating_add(freed);
+            more
+        });
+        enough.map(|&(_, item, to, _)| (item, to)).collect()
     }
 
     /// Fill `self.chain` with the units to run again right before `to` so that `item` is there,

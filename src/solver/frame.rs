@@ -85,10 +85,10 @@ impl<'a> Frame<'a> {
         }
         frame.least = least_time(&frame.model, budget.get());
         let order = search(&frame)?;
-        if let Some((steps, timeline)) = order.as_deref().map(|order| frame.steps(order)).transpose()? {
-            if timeline.peak <= budget {
-                return Ok(frame.outcome(steps, &timeline));
-            }
+        if let Some((steps, timeline)) = order.as_deref().map(|order| frame.steps(order)).transpose()?
+            && timeline.peak <= budget
+        {
+            return Ok(frame.outcome(steps, &timeline));
         }
         explain::search(&frame, order.as_deref(), &all)
     }

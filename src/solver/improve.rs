@@ -60,6 +60,11 @@ impl<'a, 'm> Search<'a, 'm> {
             if !self.ruin(&mut order) {
                 return;
             }
+            if self.rng.below(3) == 0 {
+                for _ in 0..1 + self.rng.below(4) {
+                    self.shift(&mut order);
+                }
+            }
             let rule = self.rule();
             self.evictor.run(self.model, &mut order, self.budget, rule, &mut self.rng, &|work| work > end || late());
             let score = self.give_back(&mut order, late);
@@ -136,6 +141,33 @@ impl<'a, 'm> Search<'a, 'm> {
         });
         self.evictor.sim.prune(self.model, order);
         true
+    }
+
+    /// Run some unit earlier or later, as far as what it reads and what reads it allow.
+    fn shift(&mut self, order: &mut [u32]) {
+        let from = self.rng.below(order.len());
+        let model = self.model;
+        let unit = &model.units[order[from] as usize];
+        if !unit.replayable {
+            return;
+        }
+        let touches = |other: u32, items: &[u32]| {
+            let other = &model.units[other as usize];
+            other.reads.iter().chain(&other.writes).any(|s| items.contains(s))
+        };
+        // Units that join storages or have effects are never passed: see `reorder`.
+        let passes = |other: u32| {
+            let it = &model.units[other as usize];
+            it.replayable && !touches(other, &unit.writes) && it.writes.iter().all(|s| !unit.reads.contains(s))
+        };
+        let most = 1 + self.rng.below(40);
+        if self.rng.below(2) == 0 {
+            let far = order[from + 1..].iter().take(most).take_while(|&&other| passes(other)).count();
+            order[from..=from + far].rotate_left(1);
+        } else {
+            let far = order[..from].iter().rev().take(most).take_while(|&&other| passes(other)).count();
+            order[from - far..=from].rotate_right(1);
+        }
     }
 
     /// Take out every repeated run whose result can be kept instead within the budget, dearest

@@ -39,11 +39,17 @@ impl Solver for Auto {
     }
     fn solve(&self, problem: &Problem, budget: Bytes, options: &Options) -> Result<Outcome> {
         Frame::solve(self.name(), problem, budget, options, |frame| {
-            let mut starts = closure_starts(&frame.model, frame.budget.get());
-            starts.extend(chain::orders(&frame.model, frame.budget.get()));
-            starts.extend(smaller_budgets(frame));
-            let found = construct(&frame.model, frame.budget.get(), starts, true, &frame.limits);
-            Ok(improve(&frame.model, frame.budget.get(), found, frame.least, &frame.limits).map(|(order, _)| order))
+            let budget = frame.budget.get();
+            let mut starts = closure_starts(&frame.model, budget);
+            let mut found = construct(&frame.model, budget, starts, true, &frame.limits);
+            if !frame.limits.pressed() {
+                starts = chain::orders(&frame.model, budget);
+                starts.extend(smaller_budgets(frame));
+                found.extend(construct(&frame.model, budget, starts, false, &frame.limits));
+                found.sort_by_key(|(_, score)| score.rank(budget));
+                found.dedup_by(|a, b| a.1 == b.1 && a.0 == b.0);
+            }
+            Ok(improve(&frame.model, budget, found, frame.least, &frame.limits).map(|(order, _)| order))
         })
     }
 }
@@ -56,7 +62,7 @@ fn smaller_budgets(frame: &Frame) -> Vec<Vec<u32>> {
     let step = (frame.model.peak_of_keep_all().saturating_sub(low) / GRID).max(1);
     let below = (frame.budget.get().saturating_sub(low)) / step;
     let mut orders = Vec::new();
-    for k in [below, below.saturating_sub(1)].into_iter().filter(|&k| k > 0 && !frame.limits.late()) {
+    for k in [below, below.saturating_sub(1)].into_iter().filter(|&k| k > 0 && !frame.limits.pressed()) {
         let budget = low + k * step;
         let starts = closure_starts(&frame.model, budget);
         let found = construct(&frame.model, budget, starts, true, &frame.limits);
