@@ -21,7 +21,7 @@ const MAY: &[(&str, &[&str])] = &[
     ("check", &["entity", "units", "error", "graph", "cost", "plan"]),
     ("solver", &["entity", "units", "error", "graph", "cost", "plan"]),
     ("runtime", &["entity", "units", "error", "files", "alloc", "graph", "cost", "plan"]),
-    ("zoo", &["error"]),
+    ("zoo", &["error", "graph"]),
     ("fuzz", &["entity", "units", "error", "graph", "cost", "plan"]),
     ("wrap", &["entity", "units", "error", "files", "alloc", "graph", "cost", "plan", "check", "solver", "runtime"]),
 ];
