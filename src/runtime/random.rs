@@ -16,7 +16,7 @@ use crate::entity::{Entity, OpId};
 /// The seed of op `op` in step `step` of a run seeded with `base` (SplitMix64's finalizer over
 /// each part in turn).
 pub(crate) fn seed_of(base: u64, step: u64, op: OpId) -> u64 {
-    [step, op.index() as u64].into_iter().fold(mix(base), |state, part| mix(state ^ mix(part)))
+    [step, op.index() as u64].into_iter().fold(mix(base), |state, part| mix(state.rotate_left(17) ^ part))
 }
 
 fn mix(x: u64) -> u64 {
