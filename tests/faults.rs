@@ -51,7 +51,10 @@ fn assert_usable(model: &Rematerialize<Mlp>) {
 }
 
 fn wrapped() -> Rematerialize<Mlp> {
-    Rematerialize::with_settings(Mlp::new(&autodiff()), settings(Budget::percent(80.0)))
+    Rematerialize::with_settings(
+        Mlp::new(&autodiff()),
+        settings(Budget::percent(80.0)).optimizer_bytes_per_parameter(0.0),
+    )
 }
 
 fn trace_error<T>(result: plimsoll::Result<T>) -> String {
@@ -213,7 +216,7 @@ fn a_plan_directory_with_bad_files() {
 #[test]
 fn another_batch_size_is_planned_anew() {
     let model = wrapped();
-    for rows in [64, 64, 3, 64, 1] {
+    for rows in [64, 64, 33, 64, 48] {
         let x = input(&autodiff()).slice([0..rows, 0..32]);
         let want = model.module().loss(x.clone()).into_data();
         let step = model.step(x, |m: &Mlp, x| m.loss(x)).unwrap();
@@ -243,7 +246,7 @@ fn wrapping_leaves_accumulated_gradients_alone() {
     got.accumulate(&plain, grads(input(&device)));
 
     let model =
-        Rematerialize::with_settings(plain.clone(), settings(Budget::percent(60.0)).gradient_accumulation(true));
+        Rematerialize::with_settings(plain.clone(), settings(Budget::percent(85.0)).gradient_accumulation(true));
     for scale in [2.0, 3.0] {
         let x = input(&device).mul_scalar(scale);
         want.accumulate(&plain, grads(x.clone()));

@@ -565,10 +565,13 @@ impl TensorMapper for LossReader {
                 help: "reduce it with `.mean()` or `.sum()` before returning it".into(),
             })
         } else {
-            tensor.clone().try_into_primitive::<Lifted>().map_err(|_| Error::Trace {
-                why: "the loss does not depend on any trainable parameter".into(),
-                help: "compute it from the model's output; a detached tensor or a constant has no gradient".into(),
-            })
+            match tensor.clone().try_into_primitive::<Lifted>() {
+                Ok(loss) if loss.is_tracked() => Ok(loss),
+                _ => Err(Error::Trace {
+                    why: "the loss does not depend on any trainable parameter".into(),
+                    help: "compute it from the model's output; a detached tensor or a constant has no gradient".into(),
+                }),
+            }
         });
         tensor
     }

@@ -60,7 +60,7 @@ impl Program {
         }
         if extra > Bytes::ZERO {
             let v = builder.value(NewValue {
-                name: "held".into(),
+                name: "optimizer state".into(),
                 bytes: extra,
                 role: Role::Buffer,
                 ..NewValue::default()
