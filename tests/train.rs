@@ -9,9 +9,9 @@ use plimsoll::zoo::{self, Settings};
 #[global_allocator]
 static ALLOCATOR: plimsoll::alloc::Counting = plimsoll::alloc::Counting;
 
-/// Of the measured peak beyond the planned one, what is owed to the allocator's and the test
-/// runner's own threads.
-const SLACK: u64 = 16 * 1024;
+/// Of the measured peak beyond the planned one, what is owed to handles of tensors beyond the
+/// average, to the test runner, and to threads of the matrix kernels.
+const SLACK: u64 = 64 * 1024;
 
 /// Models small enough for a test, with activations that outweigh the parameters.
 fn small(name: &str) -> Settings {
@@ -109,7 +109,7 @@ fn two_steps_draw_different_masks() {
 fn table_at_default_sizes() {
     let _alone = alone();
     println!(
-        "| model | ops | plain peak | budget 50 % | planned | measured | predicted/measured | overhead | identical |"
+        "| model | ops | plain peak | budget, 50 % of plain | planned | measured | predicted/measured | overhead | identical |"
     );
     println!("|---|---|---|---|---|---|---|---|---|");
     for spec in zoo::models() {
@@ -121,10 +121,14 @@ fn table_at_default_sizes() {
             false => (planned(spec.name, &model, 3, settings(Budget::Unlimited)).unwrap().0, 0),
         };
         let plain_peak = peak.saturating_sub(before);
-        match planned(spec.name, &model, 3, settings(Budget::percent(50.0))) {
+        let budget = match plain_peak {
+            0 => Budget::percent(50.0),
+            peak => Budget::bytes(peak / 2),
+        };
+        match planned(spec.name, &model, 3, settings(budget)) {
             Err(error) => println!("| {} | | {plain_peak} | {error} |", spec.name),
             Ok((got, measured, plan)) => {
-                assert_same(spec.name, Budget::percent(50.0), &want, &got);
+                assert_same(spec.name, budget, &want, &got);
                 let most = measured.iter().map(|m| m.report.measured_peak.unwrap().get()).max().unwrap();
                 let report = measured[0].report;
                 println!(
@@ -137,7 +141,7 @@ fn table_at_default_sizes() {
                     100.0 * plan.predicted.overhead,
                     want == got,
                 );
-                assert!(most <= report.budget.get() + SLACK, "{} over its budget", spec.name);
+                assert!(most <= report.budget.get(), "{} over its budget", spec.name);
             }
         }
     }

@@ -10,25 +10,6 @@ impl Graph {
         self.values().keys().map(|v| self.uses(v).last().copied()).collect()
     }
 
-    /// The most values live at once when every op runs once, in the order of the graph.
-    pub fn most_live_values(&self) -> usize {
-        let last = self.last_uses();
-        let mut live = self.values().values().filter(|v| v.resident).count();
-        let mut most = live;
-        for (id, op) in self.ops().iter() {
-            live += op.outputs.len();
-            most = most.max(live);
-            let mut ending: Vec<ValueId> = op.inputs.iter().chain(&op.outputs).copied().collect();
-            ending.sort_unstable();
-            ending.dedup();
-            live -= ending
-                .into_iter()
-                .filter(|&v| !self.values()[v].resident && !self.values()[v].output && last[v].unwrap_or(id) == id)
-                .count();
-        }
-        most
-    }
-
     /// What one op needs by itself: every resident storage, and those of its inputs and outputs.
     pub fn footprint(&self, op: OpId) -> Bytes {
         let op = &self.ops()[op];

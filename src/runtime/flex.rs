@@ -156,6 +156,9 @@ impl FlexProbe<'_> {
             _ if Some(t.id) == taken => TensorStatus::ReadWrite,
             _ => TensorStatus::ReadOnly,
         }));
+        // In a step the kernels' threads are awake from the op before; here they must be woken, or
+        // small ops would run, and take workspace, on one thread alone.
+        rayon::broadcast(|_| ());
         alloc::start_watch();
         let before = alloc::live();
         let start = Instant::now();
@@ -217,18 +220,24 @@ impl Probe for FlexProbe<'_> {
             .collect();
         let texts: Vec<String> = first.outputs.iter().map(|o| layout_text(o).unwrap_or_default()).collect();
         let sizes = first.outputs.iter().map(|o| Bytes(o.bytes().len() as u64)).collect();
-        // The first run may also set up what the backend's threads keep from then on.
-        let mut workspace = Bytes::ZERO;
-        let (first_time, first_inputs) = (first.time, first.inputs.clone());
+        let mut workspace = first.workspace;
+        let first_inputs = first.inputs.clone();
         let output_bytes: Vec<usize> = first.outputs.iter().map(|o| o.bytes().len()).collect();
         drop(first);
 
+        // How much workspace an op takes depends on how many threads happen to share it, so ops that
+        // take any are run more often.
         let mut times = Vec::new();
-        let repeats = (4_000_000 / first_time.get().max(1)).clamp(1, 9);
-        for _ in 0..repeats {
+        let mut spent = Nanos::ZERO;
+        loop {
             let run = self.try_run(op, layouts, fill, None).map_err(fail)?;
             times.push(run.time);
+            spent += run.time;
             workspace = workspace.max(run.workspace);
+            let (enough, patience) = if workspace > Bytes::ZERO { (16, 30_000_000) } else { (9, 4_000_000) };
+            if times.len() >= enough || (times.len() >= 2 && spent.get() > patience) {
+                break;
+            }
         }
         times.sort_unstable();
 

@@ -210,7 +210,7 @@ impl<M: Module> Rematerialize<M> {
         binding::write_buffers(&self.module, &ends.buffers, next(ends.buffers.len()))?;
         let report = StepReport {
             budget: entry.budget,
-            planned_peak: entry.plan.predicted.peak + entry.bookkeeping,
+            planned_peak: entry.plan.predicted.peak + entry.views,
             measured_peak,
             ran,
             planned,

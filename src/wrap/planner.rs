@@ -20,7 +20,7 @@ use crate::cost::{Device, Problem, Profile, measure};
 use crate::entity::ValueId;
 use crate::error::{Error, Result};
 use crate::graph::trace::{Ends, Program, StepOutput, Tensors, Traced};
-use crate::graph::{Fingerprint, Fnv};
+use crate::graph::{Fingerprint, Fnv, Graph};
 use crate::plan::{Plan, Step};
 use crate::runtime::{Executable, FlexProbe, seed_of};
 use crate::solver;
@@ -33,8 +33,8 @@ pub(super) struct Entry {
     pub plan: Plan,
     /// The budget the caller gave, in bytes.
     pub budget: Bytes,
-    /// What the plan's live tensors cost beside their elements.
-    pub bookkeeping: Bytes,
+    /// What the plan's live views take.
+    pub views: Bytes,
     /// Name of the program with its scalars.
     fingerprint: Fingerprint,
     executable: Executable,
@@ -90,40 +90,38 @@ impl Entry {
     }
 }
 
-/// What a live tensor costs beside its elements: handle, shape and strides, its entry in the
-/// interpreter's table (measured over the zoo: 240 to 490 bytes).
-fn bookkeeping(live_values: usize) -> Bytes {
-    Bytes(live_values as u64 * 448)
-}
+/// What a live tensor takes beside its elements on Flex: handle, shape and strides, its entry in
+/// the interpreter's table (measured over the zoo: 240 to 490 bytes, views among them).
+const TENSOR_BYTES: Bytes = Bytes(416);
+
+/// What a live view takes: the same without a buffer of its own.
+const VIEW_BYTES: Bytes = Bytes(288);
 
 /// What a plan made ready keeps in memory, by its number of ops (measured: 400 to 700 bytes each,
 /// and what the backend's threads keep).
 fn plan_bytes(ops: usize) -> Bytes {
-    Bytes(ops as u64 * 768 + 128 * 1024)
+    Bytes(ops as u64 * 768 + 64 * 1024)
 }
 
-/// The most values a plan has live at once.
-fn most_live(problem: &Problem, plan: &Plan) -> usize {
-    let mut live = problem.graph.values().values().filter(|v| v.resident).count();
-    let mut most = live;
-    for step in &plan.steps {
+/// The most views a plan has live at once: the problem's sizes count tensors with buffers of their
+/// own, and a view takes a handle too.
+fn most_live_views(graph: &Graph, steps: &[Step]) -> u64 {
+    let is_view = |v: ValueId| u64::from(graph.values()[v].alias_of.is_some());
+    let (mut live, mut most) = (0, 0);
+    for step in steps {
         match step {
-            Step::Compute { op, inplace } => {
-                live += problem.graph.ops()[*op].outputs.len();
-                most = most.max(live);
-                live -= inplace.len();
-            }
-            Step::Drop(_) => live -= 1,
+            Step::Compute { op, .. } => live += graph.ops()[*op].outputs.iter().map(|&v| is_view(v)).sum::<u64>(),
+            Step::Drop(v) => live -= is_view(*v),
             Step::Offload(_) => {}
-            Step::Prefetch(_) => live += 1,
+            Step::Prefetch(v) => live += is_view(*v),
         }
         most = most.max(live);
     }
     most
 }
 
-/// A budget in bytes, and how much of it a plan may use: what bookkeeping and the plan itself
-/// cost is held back, so that what a program measures stays within what it asked for. At most a
+/// A budget in bytes, and how much of it a plan may use: what the plan itself takes in memory
+/// is held back, so that what a program measures stays within what it asked for. At most a
 /// twentieth is held back, which matters only to models of a few hundred kilobytes.
 struct Allowance {
     given: Bytes,
@@ -133,15 +131,16 @@ struct Allowance {
 }
 
 impl Allowance {
-    fn new(budget: Budget, problem: &Problem, baseline: Bytes) -> Result<Self> {
-        let live = bookkeeping(problem.graph.most_live_values());
-        let given = budget.resolve(baseline + live)?;
-        let bookkeeping = live + plan_bytes(problem.graph.ops().len());
+    fn new(budget: Budget, problem: &Problem) -> Result<Self> {
+        let (steps, baseline) = &solver::baseline(problem);
+        let given = budget.resolve(baseline.peak)?;
+        let views = Bytes(most_live_views(&problem.graph, steps) * VIEW_BYTES.get());
+        let plan = plan_bytes(problem.graph.ops().len());
         let held_back = match given {
             Bytes(u64::MAX) => Bytes::ZERO,
-            given => bookkeeping.min(Bytes(given.get() / 20)),
+            given => (plan + views).min(Bytes(given.get() / 20)),
         };
-        Ok(Self { given, for_plan: given.saturating_sub(held_back).max(Bytes(1)), bookkeeping })
+        Ok(Self { given, for_plan: given.saturating_sub(held_back).max(Bytes(1)), bookkeeping: plan + views })
     }
 
     /// An infeasibility in terms of the budget the caller gave.
@@ -224,8 +223,7 @@ impl Planner {
             return Ok(entry.clone());
         }
         let problem = self.problem(settings, &program, state, inputs)?;
-        let (_, baseline) = solver::baseline(&problem);
-        let budget = Allowance::new(settings.budget, &problem, baseline.peak)?;
+        let budget = Allowance::new(settings.budget, &problem)?;
         let plan = match known {
             Some(entry) if entry.plan.belongs_to(&problem.graph).is_ok() => entry.plan.clone(),
             _ => Self::plan(settings, &problem, &budget)?,
@@ -233,7 +231,7 @@ impl Planner {
         check::check(&problem, &plan)?;
         let executable = Executable::new(&program, &plan.steps)?;
         let entry = Arc::new(Entry {
-            bookkeeping: bookkeeping(most_live(&problem, &plan)),
+            views: Bytes(most_live_views(&problem.graph, &plan.steps) * VIEW_BYTES.get()),
             results: program.results(),
             ends: program.ends,
             plan,
@@ -277,7 +275,7 @@ impl Planner {
         }
         let device = Device { name: profile.device.clone(), ..Device::default() };
         let costs = costs?;
-        program.problem("step", &costs, settings.held_bytes(state), device)
+        program.problem("step", &costs, settings.held_bytes(state), TENSOR_BYTES, device)
     }
 
     /// A plan from the plan directory, or a new one.

@@ -23,9 +23,9 @@ macro_rules! variant {
             $(#[doc = $about])+
             pub struct $config($name) -> $model {
                 /// Rows in a batch.
-                batch: usize = 256, 32, 1..=1_048_576;
+                batch: usize = 2_048, 32, 1..=1_048_576;
                 /// Layers.
-                layers: usize = 6, 3, 2..=1_024;
+                layers: usize = 12, 3, 2..=1_024;
                 /// Features in a row.
                 width: usize = 128, 8, 2..=65_536;
                 $($(#[doc = $doc])+ $field: $kind = $default, $tiny, $range;)*

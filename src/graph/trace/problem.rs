@@ -11,7 +11,8 @@ impl Program {
     /// The problem this program is, given what each op costs and how its outputs share storage.
     ///
     /// `extra` bytes are live all the time beside it: optimizer state and other things the step
-    /// does not touch but the device must hold.
+    /// does not touch but the device must hold. Every tensor with a buffer of its own takes
+    /// `tensor_bytes` beside its elements.
     ///
     /// # Errors
     /// [`Error::InvalidProblem`](crate::Error::InvalidProblem) when costs contradict the program.
@@ -20,6 +21,7 @@ impl Program {
         name: &str,
         costs: &EntityMap<OpId, OpCost>,
         extra: Bytes,
+        tensor_bytes: Bytes,
         device: Device,
     ) -> Result<Problem> {
         let mut builder = GraphBuilder::new();
@@ -44,9 +46,10 @@ impl Program {
             }
         }
         for (v, value) in self.values.iter() {
+            let own = if alias_of[v].is_none() { tensor_bytes } else { Bytes::ZERO };
             builder.value(NewValue {
                 name: format!("t{}", crate::entity::Entity::index(v)),
-                bytes: bytes[v],
+                bytes: bytes[v] + own,
                 dims: value.shape.iter().map(|&d| d as u64).collect(),
                 alias_of: alias_of[v],
                 role: value.role,
