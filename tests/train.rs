@@ -9,19 +9,21 @@ use plimsoll::zoo::{self, Settings};
 #[global_allocator]
 static ALLOCATOR: plimsoll::alloc::Counting = plimsoll::alloc::Counting;
 
-/// Of the measured peak beyond the planned one, what is owed to handles of tensors beyond the
-/// average, to the test runner, and to threads of the matrix kernels.
-const SLACK: u64 = 64 * 1024;
+/// Of the measured peak beyond the planned one, what these small models owe to their size: ops of
+/// microseconds run now on one thread and now on all, each with a tile of its own, and the test
+/// runner allocates too. At default sizes the budget holds without it (see the table below).
+const SLACK: u64 = 256 * 1024;
 
 /// Models small enough for a test, with activations that outweigh the parameters.
 fn small(name: &str) -> Settings {
-    let batch = match name {
-        "lstm" | "fno" => 16,
-        "gpt" | "seq2seq" | "vit" | "mixer" | "unet" => 12,
-        "resnet" => 24,
-        _ => 64,
-    };
-    Settings::tiny(name).unwrap().set("batch", batch)
+    let tiny = Settings::tiny(name).unwrap();
+    match name {
+        "lstm" => tiny.set("batch", 16).set("width", 32),
+        "fno" => tiny.set("batch", 16),
+        "gpt" | "seq2seq" | "vit" | "mixer" | "unet" => tiny.set("batch", 12),
+        "resnet" => tiny.set("batch", 24),
+        _ => tiny.set("batch", 256).set("layers", 8),
+    }
 }
 
 fn assert_same(name: &str, budget: Budget, want: &[Bits], got: &[Bits]) {
@@ -52,7 +54,7 @@ fn every_zoo_model_trains_identically_at_half_the_memory() {
         let (want, _) = plain(spec.name, &settings_of_model, 3);
         // One op of the small variants, or the workspace of one convolution, needs more than half.
         let tight = match spec.name {
-            "gpt" | "vit" | "unet" | "mixer" | "lstm" | "seq2seq" => 50.0,
+            "gpt" | "vit" | "unet" | "mixer" | "seq2seq" => 50.0,
             _ => 75.0,
         };
         for budget in [Budget::Unlimited, Budget::percent(90.0), Budget::percent(tight)] {

@@ -100,7 +100,7 @@ const VIEW_BYTES: Bytes = Bytes(288);
 /// What a plan made ready keeps in memory, by its number of ops (measured: 400 to 700 bytes each,
 /// and what the backend's threads keep).
 fn plan_bytes(ops: usize) -> Bytes {
-    Bytes(ops as u64 * 768 + 64 * 1024)
+    Bytes(ops as u64 * 768 + 160 * 1024)
 }
 
 /// The most views a plan has live at once: the problem's sizes count tensors with buffers of their
