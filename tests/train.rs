@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Bits, Measured, alone, plain, planned, settings};
+use common::{Bits, Measured, alone, plain, planned, settings, small};
 use plimsoll::Budget;
 use plimsoll::zoo::{self, Settings};
 
@@ -13,18 +13,6 @@ static ALLOCATOR: plimsoll::alloc::Counting = plimsoll::alloc::Counting;
 /// microseconds run now on one thread and now on all, each with a tile of its own, and the test
 /// runner allocates too. At default sizes the budget holds without it (see the table below).
 const SLACK: u64 = 256 * 1024;
-
-/// Models small enough for a test, with activations that outweigh the parameters.
-fn small(name: &str) -> Settings {
-    let tiny = Settings::tiny(name).unwrap();
-    match name {
-        "lstm" => tiny.set("batch", 16).set("width", 32),
-        "fno" => tiny.set("batch", 16),
-        "gpt" | "seq2seq" | "vit" | "mixer" | "unet" => tiny.set("batch", 12),
-        "resnet" => tiny.set("batch", 24),
-        _ => tiny.set("batch", 256).set("layers", 8),
-    }
-}
 
 fn assert_same(name: &str, budget: Budget, want: &[Bits], got: &[Bits]) {
     assert_eq!(want.len(), got.len());

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // each test program uses a part
 
 use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::{AdamWConfig, GradientsParams};
@@ -125,9 +126,21 @@ impl ZooVisitor for Planned {
     }
 }
 
+/// Models small enough for a test, with activations that outweigh the parameters.
+pub fn small(name: &str) -> zoo::Settings {
+    let tiny = zoo::Settings::tiny(name).unwrap();
+    match name {
+        "lstm" => tiny.set("batch", 16).set("width", 32),
+        "fno" => tiny.set("batch", 16),
+        "gpt" | "seq2seq" | "vit" | "mixer" | "unet" => tiny.set("batch", 12),
+        "resnet" => tiny.set("batch", 24),
+        _ => tiny.set("batch", 256).set("layers", 8),
+    }
+}
+
 /// Settings for tests: costs measured anew, nothing left on disk, no bar.
 pub fn settings(budget: Budget) -> Settings {
-    Settings::new(budget).profile_directory(None).quiet(true)
+    Settings::new(budget).profile_directory(None).quiet(true).time_limit(Duration::from_secs(3))
 }
 
 pub fn plain(name: &str, zoo_settings: &zoo::Settings, steps: usize) -> (Vec<Bits>, u64) {
