@@ -9,33 +9,32 @@ use burn_router::{CustomOpRegistry, TensorInterpreter};
 use super::random;
 use crate::entity::{Entity, EntityMap, OpId, ValueId};
 use crate::error::{Error, Result};
-use crate::graph::trace::{Program, SetStatus, panic_message, quietly};
+use crate::graph::trace::{Program, SetStatus, kind_of, panic_message, quietly};
 use crate::plan::Step;
 
 /// A value and the tensor it starts as.
 pub type Binding<B> = (ValueId, HandleKind<B>);
 
-/// One instruction, with everything that does not change from step to step worked out.
-#[derive(Clone, Debug)]
+/// One instruction. There are as many as the plan has steps, so they are small; what does not
+/// change from step to step is worked out in [`Executable`].
+#[derive(Clone, Copy, Debug)]
 enum Instruction {
-    /// Run an operation whose statuses say what is read, what is taken over, what is written.
-    Run(OpId, Box<OperationIr>),
-    /// Draw a random tensor.
-    Draw(OpId, Box<RandomOpIr>),
+    /// Run an operation; bit `k` set: its input number `k` is taken over.
+    Run(OpId, u32),
     /// Let go of a tensor.
-    Drop(TensorIr),
+    Drop(ValueId),
     /// Set a tensor aside in host memory.
-    Offload(TensorIr),
+    Offload(ValueId),
     /// Bring it back.
-    Prefetch(TensorIr),
+    Prefetch(ValueId),
 }
 
 /// The steps of a plan for a program, ready to run many times.
 #[derive(Clone, Debug)]
 pub struct Executable {
     instructions: Vec<Instruction>,
+    ops: EntityMap<OpId, Box<OperationIr>>,
     tensors: EntityMap<ValueId, TensorIr>,
-    kinds: EntityMap<OpId, String>,
 }
 
 impl Executable {
@@ -60,18 +59,22 @@ impl Executable {
         };
         let mut instructions = Vec::with_capacity(steps.len());
         for (index, step) in steps.iter().enumerate() {
-            let tensor = |v: &ValueId| tensors.get(*v).cloned().ok_or_else(|| stray(index));
+            let value = |v: ValueId| tensors.get(v).map(|_| v).ok_or_else(|| stray(index));
             instructions.push(match step {
                 Step::Compute { op, inplace } => {
                     program.ops.get(*op).ok_or_else(|| stray(index))?;
-                    compute(program, *op, inplace)
+                    // No op with more inputs than bits can work in place; if one could, the backend
+                    // would write anew, which is as right and needs more memory.
+                    let taken = inplace.iter().filter(|p| p.0 < 32).fold(0, |bits, p| bits | 1 << p.0);
+                    Instruction::Run(*op, taken)
                 }
-                Step::Drop(v) => Instruction::Drop(tensor(v)?),
-                Step::Offload(v) => Instruction::Offload(tensor(v)?),
-                Step::Prefetch(v) => Instruction::Prefetch(tensor(v)?),
+                Step::Drop(v) => Instruction::Drop(value(*v)?),
+                Step::Offload(v) => Instruction::Offload(value(*v)?),
+                Step::Prefetch(v) => Instruction::Prefetch(value(*v)?),
             });
         }
-        Ok(Self { instructions, tensors, kinds: program.kinds.clone() })
+        let ops = program.ops.values().cloned().map(Box::new).collect();
+        Ok(Self { instructions, ops, tensors })
     }
 
     /// Run every step and return the values asked for, in order.
@@ -100,32 +103,27 @@ impl Executable {
             let mut host: BTreeMap<ValueId, HandleKind<B>> = BTreeMap::new();
             for (index, instruction) in self.instructions.iter().enumerate() {
                 at = index;
-                match instruction {
-                    Instruction::Run(_, op) => interpreter.register_op((**op).clone()),
-                    Instruction::Draw(op, random) => {
-                        let data = random::draw(random, seed(*op))?;
-                        interpreter.register_tensor_data_id(random.out.id, data);
+                match *instruction {
+                    Instruction::Run(op, taken) => match random_op(&self.ops[op]) {
+                        None => interpreter.register_op(self.ready(op, taken)),
+                        Some(random) => {
+                            let data = random::draw(random, seed(op))?;
+                            interpreter.register_tensor_data_id(random.out.id, data);
+                        }
+                    },
+                    Instruction::Drop(v) => interpreter.register_op(OperationIr::Drop(self.tensors[v].clone())),
+                    Instruction::Offload(v) => {
+                        host.insert(v, interpreter.get_tensor(&self.lent(v)));
                     }
-                    Instruction::Drop(tensor) => interpreter.register_op(OperationIr::Drop(tensor.clone())),
-                    Instruction::Offload(tensor) => {
-                        let reading = TensorIr { status: TensorStatus::ReadOnly, ..tensor.clone() };
-                        host.insert(value(tensor), interpreter.get_tensor(&reading));
-                    }
-                    Instruction::Prefetch(tensor) => {
-                        let handle = host.remove(&value(tensor)).ok_or("it is not in host memory")?;
-                        interpreter.register_tensor_to_device(tensor.id, handle);
+                    Instruction::Prefetch(v) => {
+                        let handle = host.remove(&v).ok_or("it is not in host memory")?;
+                        interpreter.register_tensor_to_device(self.tensors[v].id, handle);
                     }
                 }
                 observe(index);
             }
             at = self.instructions.len();
-            Ok(wanted
-                .iter()
-                .map(|&v| {
-                    let reading = TensorIr { status: TensorStatus::ReadOnly, ..self.tensors[v].clone() };
-                    interpreter.get_tensor(&reading)
-                })
-                .collect())
+            Ok(wanted.iter().map(|&v| interpreter.get_tensor(&self.lent(v))).collect())
         });
         match run {
             Ok(Ok(outputs)) => Ok(outputs),
@@ -134,40 +132,44 @@ impl Executable {
         }
     }
 
+    /// An op with its statuses set: what the plan takes over in place is given away to the backend
+    /// (`ReadWrite`), everything else is only lent, so that the backend cannot reuse a buffer the
+    /// plan counts on.
+    fn ready(&self, op: OpId, taken: u32) -> OperationIr {
+        let mut ir = (*self.ops[op]).clone();
+        if taken != 0 {
+            let given: Vec<TensorId> =
+                ir.inputs().enumerate().filter(|(k, _)| *k < 32 && taken >> k & 1 == 1).map(|(_, t)| t.id).collect();
+            ir.visit_mut(&mut SetStatus(|t: &TensorIr| match given.contains(&t.id) {
+                true => TensorStatus::ReadWrite,
+                false => t.status,
+            }));
+        }
+        ir
+    }
+
+    /// A value's tensor, to be read and left where it is.
+    fn lent(&self, v: ValueId) -> TensorIr {
+        TensorIr { status: TensorStatus::ReadOnly, ..self.tensors[v].clone() }
+    }
+
     fn describe(&self, index: usize) -> String {
         match self.instructions.get(index) {
             None => "its end".to_owned(),
-            Some(Instruction::Run(op, _) | Instruction::Draw(op, _)) => {
-                format!("step {index}, {op} ({})", self.kinds[*op])
-            }
-            Some(Instruction::Drop(t)) => format!("step {index}, drop {}", value(t)),
-            Some(Instruction::Offload(t)) => format!("step {index}, offload {}", value(t)),
-            Some(Instruction::Prefetch(t)) => format!("step {index}, prefetch {}", value(t)),
+            Some(Instruction::Run(op, _)) => format!("step {index}, {op} ({})", kind_of(&self.ops[*op])),
+            Some(Instruction::Drop(v)) => format!("step {index}, drop {v}"),
+            Some(Instruction::Offload(v)) => format!("step {index}, offload {v}"),
+            Some(Instruction::Prefetch(v)) => format!("step {index}, prefetch {v}"),
         }
     }
 }
 
-fn value(tensor: &TensorIr) -> ValueId {
-    ValueId::from_index(tensor.id.value() as usize)
-}
-
-/// An op with its statuses set: what the plan takes over in place is given away to the backend
-/// (`ReadWrite`), everything else is only lent, so that the backend cannot reuse a buffer the
-/// plan counts on.
-fn compute(program: &Program, id: OpId, inplace: &[(usize, usize)]) -> Instruction {
-    let op = &program.ops[id];
-    if let OperationIr::Float(_, FloatOperationIr::Random(random))
-    | OperationIr::NumericFloat(_, NumericOperationIr::IntRandom(random))
-    | OperationIr::NumericInt(_, NumericOperationIr::IntRandom(random)) = op
-    {
-        return Instruction::Draw(id, Box::new(random.clone()));
+/// The op as a random one, if it is.
+fn random_op(op: &OperationIr) -> Option<&RandomOpIr> {
+    match op {
+        OperationIr::Float(_, FloatOperationIr::Random(random))
+        | OperationIr::NumericFloat(_, NumericOperationIr::IntRandom(random))
+        | OperationIr::NumericInt(_, NumericOperationIr::IntRandom(random)) => Some(random),
+        _ => None,
     }
-    let taken: Vec<TensorId> = inplace.iter().filter_map(|&(a, _)| op.inputs().nth(a).map(|t| t.id)).collect();
-    let mut op = op.clone();
-    op.visit_mut(&mut SetStatus(|t: &TensorIr| match t.status {
-        TensorStatus::NotInit => TensorStatus::NotInit,
-        _ if taken.contains(&t.id) => TensorStatus::ReadWrite,
-        _ => TensorStatus::ReadOnly,
-    }));
-    Instruction::Run(id, Box::new(op))
 }

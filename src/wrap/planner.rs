@@ -97,10 +97,11 @@ const TENSOR_BYTES: Bytes = Bytes(416);
 /// What a live view takes: the same without a buffer of its own.
 const VIEW_BYTES: Bytes = Bytes(288);
 
-/// What a plan made ready keeps in memory, by its number of ops (measured: 400 to 700 bytes each,
-/// and what the backend's threads keep).
-fn plan_bytes(ops: usize) -> Bytes {
-    Bytes(ops as u64 * 768 + 160 * 1024)
+/// What a plan made ready keeps in memory (measured: about a kilobyte an op), and what the
+/// backend's matrix kernels keep for each thread (measured: about a megabyte).
+fn kept_bytes(ops: usize) -> Bytes {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    Bytes(ops as u64 * 1024 + threads as u64 * (1 << 20))
 }
 
 /// The most views a plan has live at once: the problem's sizes count tensors with buffers of their
@@ -120,14 +121,16 @@ fn most_live_views(graph: &Graph, steps: &[Step]) -> u64 {
     most
 }
 
-/// A budget in bytes, and how much of it a plan may use: what the plan itself takes in memory
-/// is held back, so that what a program measures stays within what it asked for. At most a
-/// twentieth is held back, which matters only to models of a few hundred kilobytes.
+/// A budget in bytes, and how much of it a plan may use: what views and the plan itself take is
+/// held back, so that what a program measures stays within what it asked for. For the latter at
+/// most three hundredths are, which matters only to models of a few megabytes.
 struct Allowance {
     given: Bytes,
     for_plan: Bytes,
-    /// What bookkeeping costs, be it held back or not.
-    bookkeeping: Bytes,
+    /// What views take, be it held back or not.
+    views: Bytes,
+    /// What the plan itself takes, be it held back or not.
+    kept: Bytes,
 }
 
 impl Allowance {
@@ -135,12 +138,12 @@ impl Allowance {
         let (steps, baseline) = &solver::baseline(problem);
         let given = budget.resolve(baseline.peak)?;
         let views = Bytes(most_live_views(&problem.graph, steps) * VIEW_BYTES.get());
-        let plan = plan_bytes(problem.graph.ops().len());
+        let kept = kept_bytes(problem.graph.ops().len());
         let held_back = match given {
             Bytes(u64::MAX) => Bytes::ZERO,
-            given => (plan + views).min(Bytes(given.get() / 20)),
+            Bytes(n) => views.min(Bytes(n / 4)) + kept.min(Bytes(n / 100 * 3)),
         };
-        Ok(Self { given, for_plan: given.saturating_sub(held_back).max(Bytes(1)), bookkeeping: plan + views })
+        Ok(Self { given, for_plan: given.saturating_sub(held_back).max(Bytes(1)), views, kept })
     }
 
     /// An infeasibility in terms of the budget the caller gave.
@@ -149,7 +152,10 @@ impl Allowance {
             Error::Infeasible { minimum, blockers, why, .. } => Error::Infeasible {
                 budget: self.given,
                 // Either bound on what is held back gives a budget that leaves `m` for the plan.
-                minimum: minimum.map(|m| (m + self.bookkeeping).min(Bytes(m.get() + m.get() / 19 + 2))),
+                minimum: minimum.map(|m| {
+                    let m = m + self.views;
+                    (m + self.kept).min(Bytes((m.get() as f64 / 0.97) as u64 + 100))
+                }),
                 blockers,
                 why,
             },

@@ -9,8 +9,8 @@ use burn::module::Module;
 
 pub use capture::{Kind, ModuleTensor};
 pub(crate) use capture::{model_device, panic_message, quietly};
-pub(crate) use program::SetStatus;
 pub use program::{Ends, Program, ProgramValue};
+pub(crate) use program::{SetStatus, kind_of};
 pub use tensors::{StepOutput, TensorMapper, Tensors};
 
 use crate::error::Result;
