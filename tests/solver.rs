@@ -109,6 +109,26 @@ fn more_budget_is_never_slower() {
     assert!(found.windows(2).all(|w| w[0].1.predicted.time >= w[1].1.predicted.time));
 }
 
+/// Independent calls know nothing of one another: here the search itself has to be steady.
+#[test]
+fn more_budget_is_never_slower_in_single_calls() {
+    for (name, _) in FLOORS {
+        let problem = load(name);
+        let Err(Error::Infeasible { minimum, .. }) = solver::plan(&problem, Bytes(1), "auto", &quick(1_000)) else {
+            panic!("one byte is enough for {name}");
+        };
+        let (low, high) = (minimum.unwrap().get(), solver::baseline(&problem).1.peak.get());
+        let mut last = u64::MAX;
+        for k in 0..20 {
+            let budget = Bytes(low + (high - low) * k / 19);
+            let plan = solver::plan(&problem, budget, "auto", &quick(10_000)).unwrap();
+            verify(&problem, &plan);
+            assert!(plan.predicted.time.get() <= last, "{name} at {budget}: slower with more");
+            last = plan.predicted.time.get();
+        }
+    }
+}
+
 #[test]
 fn everything_fits() {
     let problem = load("unet-3x16-b4");
@@ -126,9 +146,11 @@ fn infeasible_explains_itself() {
     let problem = load("resnet-8x32-b8");
     let below = Bytes(problem.trivial_bound().get() - 1);
     match solver::by_name("auto").unwrap().solve(&problem, below, &Options::default()).unwrap() {
-        Outcome::Infeasible { proved, blockers, why, .. } => {
+        Outcome::Infeasible { minimum, proved, blockers, why } => {
             assert!(proved && !blockers.is_empty());
             println!("{why}");
+            let minimum = minimum.expect("some budget suffices");
+            verify(&problem, &solver::plan(&problem, minimum, "auto", &Options::default()).unwrap());
         }
         other => panic!("{other:?}"),
     }
@@ -242,6 +264,24 @@ mod random {
         }
         println!("optimal in {optimal} of {cases}");
         assert!(optimal * 10 >= cases * 7, "{optimal} of {cases}");
+    }
+
+    /// Whatever made a budget too small, the one that is named instead suffices.
+    #[test]
+    fn minimum_budgets_suffice() {
+        for seed in 0..60u64 {
+            let problem = problem(seed, Shape { once: seed % 2 == 0, ..Shape::all(5 + (seed * 5 % 300) as usize) });
+            let bound = problem.trivial_bound();
+            for name in ["auto", "evict", "keep-all"] {
+                let options = Options { inplace: seed % 3 > 0, ..quick(300) };
+                for budget in [Bytes(0), Bytes(bound.get().saturating_sub(1)), bound] {
+                    let Err(error) = solver::plan(&problem, budget, name, &options) else { continue };
+                    let Error::Infeasible { minimum: Some(minimum), .. } = error else { panic!("{seed} {error}") };
+                    let again = solver::plan(&problem, minimum, name, &options);
+                    verify(&problem, &again.unwrap_or_else(|error| panic!("seed {seed} {name} {minimum}: {error}")));
+                }
+            }
+        }
     }
 
     #[test]

@@ -69,9 +69,6 @@ impl<'a> Frame<'a> {
         options: &'a Options,
         search: impl FnOnce(&Frame) -> Result<Option<Vec<u32>>>,
     ) -> Result<Outcome> {
-        if let Some(outcome) = explain::proved(problem, budget) {
-            return Ok(outcome);
-        }
         let needed = needed(problem);
         let order: Vec<OpId> = problem.graph.ops().keys().filter(|&op| needed[op]).collect();
         let steps = lower(&problem.graph, &order, Lowering { inplace: options.inplace });
@@ -80,6 +77,10 @@ impl<'a> Frame<'a> {
         let limits = Limits::new(&model, options);
         let baseline = baseline(problem).1;
         let mut frame = Frame { problem, budget, options, model, limits, least: all.time.get(), name, baseline };
+        if let Some(proof) = explain::proved(problem, budget) {
+            let minimum = proof.minimum(&frame, &all);
+            return Ok(proof.outcome(minimum));
+        }
         if all.peak <= budget {
             return Ok(frame.outcome(steps, &all));
         }
@@ -95,16 +96,17 @@ impl<'a> Frame<'a> {
 
     /// The plan with nothing recomputed, or what stands in its way.
     pub fn keep_all(name: &'static str, problem: &Problem, budget: Bytes, options: &Options) -> Result<Outcome> {
+        let order: Vec<OpId> = problem.graph.ops().keys().collect();
+        let steps = lower(&problem.graph, &order, Lowering { inplace: options.inplace });
+        let all = simulate(problem, &steps)?;
+        if let Some(proof) = explain::proved(problem, budget) {
+            return Ok(proof.outcome(all.peak));
+        }
         let outcome = Frame::solve(name, problem, budget, options, |_| {
             Err(Error::Unsupported { solver: name, why: "nothing to search for".to_owned() })
         });
         match outcome {
-            Err(Error::Unsupported { .. }) => {
-                let order: Vec<OpId> = problem.graph.ops().keys().collect();
-                let steps = lower(&problem.graph, &order, Lowering { inplace: options.inplace });
-                let timeline = simulate(problem, &steps)?;
-                Ok(explain::unproved(problem, timeline.peak, Some((steps, timeline))))
-            }
+            Err(Error::Unsupported { .. }) => Ok(explain::unproved(problem, all.peak, Some((steps, all)))),
             other => other,
         }
     }
