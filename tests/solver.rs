@@ -121,11 +121,56 @@ fn more_budget_is_never_slower_in_single_calls() {
         let mut last = u64::MAX;
         for k in 0..20 {
             let budget = Bytes(low + (high - low) * k / 19);
-            let plan = solver::plan(&problem, budget, "auto", &quick(10_000)).unwrap();
+            let plan = solver::plan(&problem, budget, "auto", &quick(8_000)).unwrap();
             verify(&problem, &plan);
             assert!(plan.predicted.time.get() <= last, "{name} at {budget}: slower with more");
             last = plan.predicted.time.get();
         }
+    }
+}
+
+/// The problem with links that move the baseline's peak one way in the baseline's time.
+fn linked(mut problem: Problem, host: Bytes) -> Problem {
+    let baseline = solver::baseline(&problem).1;
+    let rate = u128::from(baseline.peak.get()) * 1_000_000_000 / u128::from(baseline.time.get());
+    let rate = u64::try_from(rate).unwrap();
+    (problem.device.d2h_bytes_per_s, problem.device.h2d_bytes_per_s) = (rate, rate);
+    problem.device.host_memory = host;
+    problem
+}
+
+#[test]
+fn offload_halves_the_overhead() {
+    let plain = load("gpt-4x256-b8");
+    let linked = linked(load("gpt-4x256-b8"), Bytes(1 << 40));
+    let budget = Bytes(keep_all_peak(&plain) * 2 / 5);
+    let [without, with] = [&plain, &linked].map(|problem| {
+        let plan = solver::plan(problem, budget, "auto", &quick(5_000)).unwrap();
+        verify(problem, &plan);
+        plan.predicted.overhead
+    });
+    assert!(with <= without / 2.0, "{with} against {without}");
+    // Where recomputation alone finds nothing.
+    let tight = room(&plain, 0.08);
+    assert!(solver::plan(&plain, tight, "auto", &quick(1_000)).is_err());
+    verify(&linked, &solver::plan(&linked, tight, "auto", &quick(1_000)).unwrap());
+}
+
+#[test]
+fn offload_stays_within_the_host_and_needs_links() {
+    let plain = load("unet-3x16-b4");
+    let budget = Bytes(keep_all_peak(&plain) * 2 / 5);
+    let steps = |problem: &Problem| solver::plan(problem, budget, "auto", &quick(500)).unwrap().steps;
+    let mut unlinked = plain.clone();
+    unlinked.device.host_memory = Bytes(1 << 40);
+    unlinked.device.d2h_bytes_per_s = 1 << 30;
+    assert_eq!(steps(&plain), steps(&unlinked));
+    assert_eq!(steps(&plain), steps(&linked(plain.clone(), Bytes(0))));
+    for host in [1, 100_000, 3_000_000, 1 << 40] {
+        let problem = linked(plain.clone(), Bytes(host));
+        let plan = solver::plan(&problem, budget, "auto", &quick(500)).unwrap();
+        verify(&problem, &plan);
+        assert!(simulate(&problem, &plan.steps).unwrap().host_peak <= Bytes(host));
     }
 }
 
@@ -264,6 +309,28 @@ mod random {
         }
         println!("optimal in {optimal} of {cases}");
         assert!(optimal * 10 >= cases * 7, "{optimal} of {cases}");
+    }
+
+    #[test]
+    fn offloading_plans_of_random_graphs_are_legal() {
+        let mut copies = 0;
+        for seed in 0..150u64 {
+            let shape = Shape { once: seed % 2 == 0, ..Shape::all(5 + (seed % 60) as usize) };
+            let mut problem = problem(seed, shape);
+            let device = &mut problem.device;
+            (device.d2h_bytes_per_s, device.h2d_bytes_per_s) = (1 + seed * 20_000_000, 300_000_000);
+            device.host_memory = Bytes(seed % 7 * 10);
+            let (low, high) = (problem.trivial_bound().get(), solver::baseline(&problem).1.peak.get());
+            for k in 0..4 {
+                let budget = Bytes(low + high.saturating_sub(low) * k / 4);
+                let options = Options { inplace: seed % 5 > 0, ..quick(100) };
+                if let Ok(plan) = solver::plan(&problem, budget, "auto", &options) {
+                    verify(&problem, &plan);
+                    copies += plan.steps.iter().filter(|s| matches!(s, plimsoll::plan::Step::Offload(_))).count();
+                }
+            }
+        }
+        assert!(copies > 50, "{copies} copies");
     }
 
     /// Whatever made a budget too small, the one that is named instead suffices.
