@@ -45,11 +45,13 @@ pub fn reset_peak() {
 }
 
 /// Begin watching the peak of a stretch of work.
+#[cfg(feature = "flex")]
 pub(crate) fn start_watch() {
     WATCHED.store(LIVE.load(Relaxed), Relaxed);
 }
 
 /// The most bytes live at once since [`start_watch`].
+#[cfg(feature = "flex")]
 pub(crate) fn watched() -> Bytes {
     Bytes(WATCHED.load(Relaxed))
 }

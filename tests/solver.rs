@@ -109,6 +109,71 @@ fn more_budget_is_never_slower() {
     assert!(found.windows(2).all(|w| w[0].1.predicted.time >= w[1].1.predicted.time));
 }
 
+/// Independent calls know nothing of one another: here the search itself has to be steady.
+#[test]
+fn more_budget_is_never_slower_in_single_calls() {
+    for (name, _) in FLOORS {
+        let problem = load(name);
+        let Err(Error::Infeasible { minimum, .. }) = solver::plan(&problem, Bytes(1), "auto", &quick(1_000)) else {
+            panic!("one byte is enough for {name}");
+        };
+        let (low, high) = (minimum.unwrap().get(), solver::baseline(&problem).1.peak.get());
+        let mut last = u64::MAX;
+        for k in 0..20 {
+            let budget = Bytes(low + (high - low) * k / 19);
+            let plan = solver::plan(&problem, budget, "auto", &quick(8_000)).unwrap();
+            verify(&problem, &plan);
+            assert!(plan.predicted.time.get() <= last, "{name} at {budget}: slower with more");
+            last = plan.predicted.time.get();
+        }
+    }
+}
+
+/// The problem with links that move the baseline's peak one way in the baseline's time.
+fn linked(mut problem: Problem, host: Bytes) -> Problem {
+    let baseline = solver::baseline(&problem).1;
+    let rate = u128::from(baseline.peak.get()) * 1_000_000_000 / u128::from(baseline.time.get());
+    let rate = u64::try_from(rate).unwrap();
+    (problem.device.d2h_bytes_per_s, problem.device.h2d_bytes_per_s) = (rate, rate);
+    problem.device.host_memory = host;
+    problem
+}
+
+#[test]
+fn offload_halves_the_overhead() {
+    let plain = load("gpt-4x256-b8");
+    let linked = linked(load("gpt-4x256-b8"), Bytes(1 << 40));
+    let budget = Bytes(keep_all_peak(&plain) * 2 / 5);
+    let [without, with] = [&plain, &linked].map(|problem| {
+        let plan = solver::plan(problem, budget, "auto", &quick(5_000)).unwrap();
+        verify(problem, &plan);
+        plan.predicted.overhead
+    });
+    assert!(with <= without / 2.0, "{with} against {without}");
+    // Where recomputation alone finds nothing.
+    let tight = room(&plain, 0.08);
+    assert!(solver::plan(&plain, tight, "auto", &quick(1_000)).is_err());
+    verify(&linked, &solver::plan(&linked, tight, "auto", &quick(1_000)).unwrap());
+}
+
+#[test]
+fn offload_stays_within_the_host_and_needs_links() {
+    let plain = load("unet-3x16-b4");
+    let budget = Bytes(keep_all_peak(&plain) * 2 / 5);
+    let steps = |problem: &Problem| solver::plan(problem, budget, "auto", &quick(500)).unwrap().steps;
+    let mut unlinked = plain.clone();
+    unlinked.device.host_memory = Bytes(1 << 40);
+    unlinked.device.d2h_bytes_per_s = 1 << 30;
+    assert_eq!(steps(&plain), steps(&unlinked));
+    assert_eq!(steps(&plain), steps(&linked(plain.clone(), Bytes(0))));
+    for host in [1, 100_000, 3_000_000, 1 << 40] {
+        let problem = linked(plain.clone(), Bytes(host));
+        let plan = solver::plan(&problem, budget, "auto", &quick(500)).unwrap();
+        verify(&problem, &plan);
+        assert!(simulate(&problem, &plan.steps).unwrap().host_peak <= Bytes(host));
+    }
+}
+
 #[test]
 fn everything_fits() {
     let problem = load("unet-3x16-b4");
@@ -126,9 +191,11 @@ fn infeasible_explains_itself() {
     let problem = load("resnet-8x32-b8");
     let below = Bytes(problem.trivial_bound().get() - 1);
     match solver::by_name("auto").unwrap().solve(&problem, below, &Options::default()).unwrap() {
-        Outcome::Infeasible { proved, blockers, why, .. } => {
+        Outcome::Infeasible { minimum, proved, blockers, why } => {
             assert!(proved && !blockers.is_empty());
             println!("{why}");
+            let minimum = minimum.expect("some budget suffices");
+            verify(&problem, &solver::plan(&problem, minimum, "auto", &Options::default()).unwrap());
         }
         other => panic!("{other:?}"),
     }
@@ -242,6 +309,46 @@ mod random {
         }
         println!("optimal in {optimal} of {cases}");
         assert!(optimal * 10 >= cases * 7, "{optimal} of {cases}");
+    }
+
+    #[test]
+    fn offloading_plans_of_random_graphs_are_legal() {
+        let mut copies = 0;
+        for seed in 0..150u64 {
+            let shape = Shape { once: seed % 2 == 0, ..Shape::all(5 + (seed % 60) as usize) };
+            let mut problem = problem(seed, shape);
+            let device = &mut problem.device;
+            (device.d2h_bytes_per_s, device.h2d_bytes_per_s) = (1 + seed * 20_000_000, 300_000_000);
+            device.host_memory = Bytes(seed % 7 * 10);
+            let (low, high) = (problem.trivial_bound().get(), solver::baseline(&problem).1.peak.get());
+            for k in 0..4 {
+                let budget = Bytes(low + high.saturating_sub(low) * k / 4);
+                let options = Options { inplace: seed % 5 > 0, ..quick(100) };
+                if let Ok(plan) = solver::plan(&problem, budget, "auto", &options) {
+                    verify(&problem, &plan);
+                    copies += plan.steps.iter().filter(|s| matches!(s, plimsoll::plan::Step::Offload(_))).count();
+                }
+            }
+        }
+        assert!(copies > 50, "{copies} copies");
+    }
+
+    /// Whatever made a budget too small, the one that is named instead suffices.
+    #[test]
+    fn minimum_budgets_suffice() {
+        for seed in 0..60u64 {
+            let problem = problem(seed, Shape { once: seed % 2 == 0, ..Shape::all(5 + (seed * 5 % 300) as usize) });
+            let bound = problem.trivial_bound();
+            for name in ["auto", "evict", "keep-all"] {
+                let options = Options { inplace: seed % 3 > 0, ..quick(300) };
+                for budget in [Bytes(0), Bytes(bound.get().saturating_sub(1)), bound] {
+                    let Err(error) = solver::plan(&problem, budget, name, &options) else { continue };
+                    let Error::Infeasible { minimum: Some(minimum), .. } = error else { panic!("{seed} {error}") };
+                    let again = solver::plan(&problem, minimum, name, &options);
+                    verify(&problem, &again.unwrap_or_else(|error| panic!("seed {seed} {name} {minimum}: {error}")));
+                }
+            }
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Why a budget is too small: what is proved, what was tried, and what stands in the way.
 
 use super::Outcome;
-use super::auto::{Limits, construct};
+use super::auto::{Scored, closure_starts, construct};
 use super::frame::Frame;
 use super::model::needed;
 use crate::cost::Problem;
@@ -15,9 +15,34 @@ const NAMED: usize = 8;
 /// Budgets tried in the search for the smallest that suffices.
 const TRIES: usize = 8;
 
-/// [`Outcome::Infeasible`] if one op that has to run, or the outputs, need more than the budget by
-/// themselves.
-pub(super) fn proved(problem: &Problem, budget: Bytes) -> Option<Outcome> {
+/// A proof that no plan fits.
+pub(super) struct Proof {
+    /// No plan's peak is smaller.
+    bytes: Bytes,
+    why: String,
+    blockers: Vec<Blocker>,
+}
+
+impl Proof {
+    /// The outcome, with a budget that a plan was found for.
+    pub fn outcome(self, minimum: Bytes) -> Outcome {
+        Outcome::Infeasible { minimum: Some(minimum), blockers: self.blockers, proved: true, why: self.why }
+    }
+
+    /// The smallest budget a plan is found for.
+    pub fn minimum(&self, frame: &Frame, all: &Timeline) -> Bytes {
+        let below = self.bytes.get().saturating_sub(1);
+        let (mut low, mut high) = (below, all.peak.get());
+        // Often the proof is tight.
+        if fits(frame, self.bytes.get()).is_some_and(|(_, score)| score.peak <= self.bytes.get()) {
+            return self.bytes;
+        }
+        bisect(frame, &mut low, &mut high, &mut |_| Ok(None)).map_or(all.peak, |_| Bytes(high))
+    }
+}
+
+/// A proof if one op that has to run, or the outputs, need more than the budget by themselves.
+pub(super) fn proved(problem: &Problem, budget: Bytes) -> Option<Proof> {
     let graph = &problem.graph;
     let needed = needed(problem);
     let alone = |op: OpId| {
@@ -46,8 +71,7 @@ pub(super) fn proved(problem: &Problem, budget: Bytes) -> Option<Outcome> {
             (bytes, why, blockers(problem, storages, "output"))
         }
     };
-    let minimum = None;
-    (bytes > budget).then_some(Outcome::Infeasible { minimum, blockers, proved: true, why })
+    (bytes > budget).then_some(Proof { bytes, why, blockers })
 }
 
 /// Nothing was found: look for the smallest budget that suffices, starting from the best order
@@ -67,28 +91,52 @@ pub(super) fn search(frame: &Frame, order: Option<&[u32]>, all: &Timeline) -> Re
     if let Some(outcome) = consider(order.unwrap_or(&frame.model.keep_all()))? {
         return Ok(outcome);
     }
-    // Only budgets that were tried count, not peaks that came out: whoever asks again with the
-    // minimum must get a plan.
+    // A solver of its own way may have missed what the common search finds. It is asked at every
+    // budget it reports, so that whoever asks again with the minimum gets a plan.
+    if let Some((order, _)) = fits(frame, frame.budget.get())
+        && let Some(outcome) = consider(&order)?
+    {
+        return Ok(outcome);
+    }
     let (mut low, mut high) = (frame.budget.get(), all.peak.get());
+    if let Some(outcome) = bisect(frame, &mut low, &mut high, &mut consider)? {
+        return Ok(outcome);
+    }
+    Ok(unproved(frame.problem, Bytes(high), binding))
+}
+
+/// The best that is found for a budget without improvement; nothing when time is over.
+fn fits(frame: &Frame, budget: u64) -> Option<Scored> {
+    if frame.limits.late() {
+        return None;
+    }
+    let starts = closure_starts(&frame.model, budget);
+    construct(&frame.model, budget, starts, true, &frame.limits).into_iter().next()
+}
+
+/// Close in on the smallest budget for which something is found. Only budgets that were tried
+/// count, not peaks that came out: who asks again with the minimum repeats the search for it.
+fn bisect(
+    frame: &Frame,
+    low: &mut u64,
+    high: &mut u64,
+    consider: &mut dyn FnMut(&[u32]) -> Result<Option<Outcome>>,
+) -> Result<Option<Outcome>> {
     for _ in 0..TRIES {
-        if frame.limits.late() || high.saturating_sub(low) <= 1 {
+        if high.saturating_sub(*low) <= 1 {
             break;
         }
-        let budget = low + (high - low) / 2;
-        let starts = super::auto::closure_starts(&frame.model, budget);
-        let limits = Limits::new(&frame.model, frame.options);
-        let found = construct(&frame.model, budget, starts, true, &limits);
-        let Some((order, score)) = found.first() else { break };
-        if let Some(outcome) = consider(order)? {
-            return Ok(outcome);
+        let budget = *low + (*high - *low) / 2;
+        let Some((order, score)) = fits(frame, budget) else { break };
+        if let Some(outcome) = consider(&order)? {
+            return Ok(Some(outcome));
         }
         match score.peak <= budget {
-            true => high = budget,
-            false => low = budget,
+            true => *high = budget,
+            false => *low = budget,
         }
     }
-    let minimum = Bytes(high);
-    Ok(unproved(frame.problem, minimum, binding))
+    Ok(None)
 }
 
 /// The report on the smallest peak found: the op where it is reached and the values live there.

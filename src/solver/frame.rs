@@ -1,9 +1,10 @@
 //! What every solver does around its search: prove what is easy, judge by the simulator, report.
 
-use super::auto::{Limits, least_time};
+use super::auto::{Limits, closure_starts, construct, least_time};
 use super::explain;
 use super::model::{Model, needed};
-use super::{Options, Outcome, registry};
+use super::reorder::shrink_first;
+use super::{Options, Outcome, offload, registry};
 use crate::cost::Problem;
 use crate::entity::OpId;
 use crate::error::{Error, Result};
@@ -33,11 +34,14 @@ pub fn baseline(problem: &Problem) -> (Vec<Step>, Timeline) {
     (steps, timeline)
 }
 
-/// The least overhead of any plan without offload within `budget`. Negative only where the graph
+/// The least overhead of any plan within `budget`. Where the device can offload that is only what
+/// running every needed op once takes: the bound knows nothing of links. Negative only where the graph
 /// has ops that nothing needs.
 pub fn lower_bound(problem: &Problem, budget: Bytes) -> f64 {
     let model = Model::new(problem, true);
-    overhead(Nanos(least_time(&model, budget.get())), baseline(problem).1.time)
+    // With room for everything the bound is the time of running all once.
+    let room = if offload::possible(problem) { u64::MAX >> 1 } else { budget.get() };
+    overhead(Nanos(least_time(&model, room)), baseline(problem).1.time)
 }
 
 fn overhead(time: Nanos, baseline: Nanos) -> f64 {
@@ -69,9 +73,6 @@ impl<'a> Frame<'a> {
         options: &'a Options,
         search: impl FnOnce(&Frame) -> Result<Option<Vec<u32>>>,
     ) -> Result<Outcome> {
-        if let Some(outcome) = explain::proved(problem, budget) {
-            return Ok(outcome);
-        }
         let needed = needed(problem);
         let order: Vec<OpId> = problem.graph.ops().keys().filter(|&op| needed[op]).collect();
         let steps = lower(&problem.graph, &order, Lowering { inplace: options.inplace });
@@ -80,14 +81,24 @@ impl<'a> Frame<'a> {
         let limits = Limits::new(&model, options);
         let baseline = baseline(problem).1;
         let mut frame = Frame { problem, budget, options, model, limits, least: all.time.get(), name, baseline };
+        if let Some(proof) = explain::proved(problem, budget) {
+            let minimum = proof.minimum(&frame, &all);
+            return Ok(proof.outcome(minimum));
+        }
         if all.peak <= budget {
             return Ok(frame.outcome(steps, &all));
         }
-        frame.least = least_time(&frame.model, budget.get());
+        let offloads = offload::possible(problem) && matches!(name, "auto" | "evict");
+        if !offload::possible(problem) {
+            frame.least = least_time(&frame.model, budget.get());
+        }
         let order = search(&frame)?;
-        if let Some((steps, timeline)) = order.as_deref().map(|order| frame.steps(order)).transpose()?
-            && timeline.peak <= budget
-        {
+        let mut best = order.as_deref().map(|order| frame.steps(order)).transpose()?;
+        best = best.filter(|(_, timeline)| timeline.peak <= budget);
+        if offloads {
+            best = frame.offloaded(order.as_deref(), all.peak, best)?;
+        }
+        if let Some((steps, timeline)) = best {
             return Ok(frame.outcome(steps, &timeline));
         }
         explain::search(&frame, order.as_deref(), &all)
@@ -95,16 +106,17 @@ impl<'a> Frame<'a> {
 
     /// The plan with nothing recomputed, or what stands in its way.
     pub fn keep_all(name: &'static str, problem: &Problem, budget: Bytes, options: &Options) -> Result<Outcome> {
+        let order: Vec<OpId> = problem.graph.ops().keys().collect();
+        let steps = lower(&problem.graph, &order, Lowering { inplace: options.inplace });
+        let all = simulate(problem, &steps)?;
+        if let Some(proof) = explain::proved(problem, budget) {
+            return Ok(proof.outcome(all.peak));
+        }
         let outcome = Frame::solve(name, problem, budget, options, |_| {
             Err(Error::Unsupported { solver: name, why: "nothing to search for".to_owned() })
         });
         match outcome {
-            Err(Error::Unsupported { .. }) => {
-                let order: Vec<OpId> = problem.graph.ops().keys().collect();
-                let steps = lower(&problem.graph, &order, Lowering { inplace: options.inplace });
-                let timeline = simulate(problem, &steps)?;
-                Ok(explain::unproved(problem, timeline.peak, Some((steps, timeline))))
-            }
+            Err(Error::Unsupported { .. }) => Ok(explain::unproved(problem, all.peak, Some((steps, all)))),
             other => other,
         }
     }
@@ -115,6 +127,39 @@ impl<'a> Frame<'a> {
         let steps = lower(&self.problem.graph, &self.model.expand(order), lowering);
         let timeline = simulate(self.problem, &steps)?;
         Ok((steps, timeline))
+    }
+
+    /// The fastest of `best` and of plans that recompute for a larger budget and offload the rest.
+    fn offloaded(
+        &self,
+        order: Option<&[u32]>,
+        peak: Bytes,
+        mut best: Option<(Vec<Step>, Timeline)>,
+    ) -> Result<Option<(Vec<Step>, Timeline)>> {
+        let mut orders = vec![self.model.keep_all(), shrink_first(&self.model)];
+        orders.extend(order.map(<[u32]>::to_vec));
+        let more = peak.saturating_sub(self.budget).get();
+        for part in [7, 5, 3, 2, 1] {
+            if !self.limits.late() {
+                let budget = self.budget.get() + (u128::from(more) * part / 10) as u64;
+                let starts = closure_starts(&self.model, budget);
+                let found = construct(&self.model, budget, starts, true, &self.limits);
+                orders.extend(found.into_iter().take(2).map(|(order, _)| order));
+            }
+        }
+        for order in orders {
+            if self.limits.late() {
+                break;
+            }
+            let (steps, _) = self.steps(&order)?;
+            if let Some((steps, timeline)) = offload::offload(self.problem, &steps, self.budget)?
+                && timeline.host_peak <= self.problem.device.host_memory
+                && best.as_ref().is_none_or(|(_, best)| timeline.time < best.time)
+            {
+                best = Some((steps, timeline));
+            }
+        }
+        Ok(best)
     }
 
     /// A plan within the budget, and whether it is proved that none is faster.

@@ -14,6 +14,7 @@ mod flow;
 mod frame;
 mod improve;
 mod model;
+mod offload;
 mod registry;
 mod reorder;
 mod rng;
