@@ -6,17 +6,21 @@
 //! again by whoever runs or saves it.
 
 mod auto;
+mod balanced;
 mod bound;
 mod chain;
 mod evict;
 mod explain;
+mod family;
 mod flow;
 mod frame;
 mod improve;
+mod knapsack;
 mod model;
 mod registry;
 mod reorder;
 mod rng;
+mod segments;
 mod sim;
 mod sweep;
 

@@ -1,8 +1,11 @@
 //! The solvers by name.
 
 use super::auto::{closure_starts, construct, improve};
+use super::balanced::Balanced;
 use super::chain;
 use super::frame::Frame;
+use super::knapsack::BoundaryKnapsack;
+use super::segments::{RecomputeAll, Sqrt};
 use super::{Options, Outcome, Solver};
 use crate::cost::Problem;
 use crate::error::{Error, Result};
@@ -10,7 +13,16 @@ use crate::units::Bytes;
 
 /// Every solver there is, the default first.
 pub fn solvers() -> Vec<Box<dyn Solver>> {
-    vec![Box::new(Auto), Box::new(Evict), Box::new(Chain), Box::new(KeepAll)]
+    vec![
+        Box::new(Auto),
+        Box::new(Evict),
+        Box::new(Chain),
+        Box::new(KeepAll),
+        Box::new(RecomputeAll),
+        Box::new(Sqrt),
+        Box::new(Balanced),
+        Box::new(BoundaryKnapsack),
+    ]
 }
 
 /// The names of [`solvers`].
