@@ -20,8 +20,10 @@ mod model;
 mod registry;
 mod reorder;
 mod rng;
+mod rotor;
 mod segments;
 mod sim;
+mod stages;
 mod sweep;
 
 pub use frame::{baseline, lower_bound, plan};

@@ -5,6 +5,7 @@ use super::balanced::Balanced;
 use super::chain;
 use super::frame::Frame;
 use super::knapsack::BoundaryKnapsack;
+use super::rotor::Rotor;
 use super::segments::{RecomputeAll, Sqrt};
 use super::{Options, Outcome, Solver};
 use crate::cost::Problem;
@@ -22,6 +23,7 @@ pub fn solvers() -> Vec<Box<dyn Solver>> {
         Box::new(Sqrt),
         Box::new(Balanced),
         Box::new(BoundaryKnapsack),
+        Box::new(Rotor),
     ]
 }
 
