@@ -9,6 +9,8 @@ mod auto;
 mod balanced;
 mod bound;
 mod chain;
+#[cfg(feature = "highs")]
+mod checkmate;
 mod evict;
 mod explain;
 mod family;
@@ -16,7 +18,13 @@ mod flow;
 mod frame;
 mod improve;
 mod knapsack;
+#[cfg(feature = "highs")]
+mod milp;
+#[cfg(feature = "highs")]
+mod moccasin;
 mod model;
+#[cfg(feature = "highs")]
+mod phases;
 mod registry;
 mod reorder;
 mod rng;
@@ -60,7 +68,9 @@ impl Default for Options {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// Proved: no legal plan within the budget is faster.
+    /// Proved: no legal plan within the budget is faster. `checkmate` and `moccasin` prove it of
+    /// the plans they model alone, those in the graph's order and not in place; their plans'
+    /// `lower_bound` holds for all.
     Optimal(Plan),
     /// Legal and within the budget; the plan's `lower_bound` says how much better another could be.
     Feasible(Plan),

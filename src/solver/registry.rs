@@ -3,8 +3,12 @@
 use super::auto::{closure_starts, construct, improve};
 use super::balanced::Balanced;
 use super::chain;
+#[cfg(feature = "highs")]
+use super::checkmate::{Checkmate, CheckmateLp};
 use super::frame::Frame;
 use super::knapsack::BoundaryKnapsack;
+#[cfg(feature = "highs")]
+use super::moccasin::Moccasin;
 use super::rotor::Rotor;
 use super::segments::{RecomputeAll, Sqrt};
 use super::{Options, Outcome, Solver};
@@ -24,6 +28,12 @@ pub fn solvers() -> Vec<Box<dyn Solver>> {
         Box::new(Balanced),
         Box::new(BoundaryKnapsack),
         Box::new(Rotor),
+        #[cfg(feature = "highs")]
+        Box::new(Checkmate),
+        #[cfg(feature = "highs")]
+        Box::new(CheckmateLp),
+        #[cfg(feature = "highs")]
+        Box::new(Moccasin),
     ]
 }
 
