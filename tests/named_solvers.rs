@@ -36,7 +36,7 @@ fn verify(problem: &Problem, plan: &Plan) {
 const EXACT: [&str; 3] = ["checkmate", "checkmate-lp", "moccasin"];
 /// Those that take chains only.
 #[cfg(feature = "fuzzing")]
-const CHAINS: [&str; 1] = ["rotor"];
+const CHAINS: [&str; 2] = ["rotor", "rockmate"];
 
 fn named() -> Vec<&'static str> {
     solver::names().into_iter().filter(|n| !["auto", "evict", "chain", "keep-all"].contains(n)).collect()
@@ -73,12 +73,12 @@ fn auto_is_no_worse_on_real_graphs() {
                     }
                     Err(Error::Unsupported { solver: who, why }) => {
                         assert_eq!(who, solver);
-                        assert!(why.contains("ops that make storage"), "{solver}: {why}");
+                        assert!(EXACT.contains(&solver) && why.contains("ops that make storage"), "{solver}: {why}");
                     }
                     Err(other) => panic!("{name} {solver}: {other}"),
                 }
             }
-            assert!(planned >= 3 || (name.starts_with("unet") && planned >= 1), "{name} {fraction}: {planned}");
+            assert!(planned >= 3 || name.starts_with("unet"), "{name} {fraction}: {planned}");
         }
     }
 }
@@ -148,23 +148,23 @@ mod random {
         assert!(refused > 20, "{refused}");
     }
 
-    /// The best of Checkmate's class for each peak, by trying all: phase t ends with op t and runs
-    /// any of the ops before it, each once, in order. Without in-place reuse.
+    /// The best of Checkmate's class for each peak, by trying all: phase t ends with op t (the
+    /// last with nothing) and runs any of the ops before it, each once, in order. Not in place.
     #[cfg(feature = "highs")]
     fn best_of_class(problem: &Problem) -> Vec<(u64, u64)> {
         let ops: Vec<OpId> = problem.graph.ops().keys().collect();
-        let free = ops.len() * (ops.len() - 1) / 2;
+        let free = ops.len() * (ops.len() + 1) / 2;
         let mut best = Vec::new();
         for mut bits in 0u32..1 << free {
             let mut order = Vec::new();
-            for t in 0..ops.len() {
+            for t in 0..=ops.len() {
                 for &op in &ops[..t] {
                     if bits & 1 == 1 {
                         order.push(op);
                     }
                     bits >>= 1;
                 }
-                order.push(ops[t]);
+                order.extend(ops.get(t));
             }
             if let Ok(timeline) = simulate(problem, &lower(&problem.graph, &order, Lowering { inplace: false })) {
                 best.push((timeline.peak.get(), timeline.time.get()));
@@ -185,7 +185,7 @@ mod random {
                 true
             }
             Step::Compute { op, .. } => {
-                let fine = last < Some(*op) && next.is_some_and(|next| *op < next);
+                let fine = last < Some(*op) && next.is_none_or(|next| *op < next);
                 last = Some(*op);
                 fine
             }
@@ -198,7 +198,7 @@ mod random {
     fn checkmate_is_the_best_of_its_class() {
         let (mut cases, mut exact, mut recomputing) = (0, 0, 0);
         for seed in 0..60u64 {
-            let shape = Shape { views: false, once: false, inplace: false, ..Shape::all(4 + (seed % 3) as usize) };
+            let shape = Shape { views: false, once: false, inplace: false, ..Shape::all(3 + (seed % 3) as usize) };
             let problem = problem(seed, shape);
             // Dead code is in the class as it was written down here, but never runs.
             let dead = problem.graph.ops().values().any(|op| {
@@ -244,7 +244,7 @@ mod random {
             }
         }
         println!("{exact} of {cases}, {recomputing} recomputing");
-        assert!(cases > 100 && exact * 10 >= cases * 7 && recomputing > 30);
+        assert!(cases > 200 && exact > 100 && recomputing > 12);
     }
 
     /// With views, in-place reuse and effects the exact programs stay legal, and no worse than
@@ -282,7 +282,7 @@ mod random {
         let problem = problem(1, Shape { once: false, inplace: false, ..Shape::all(30) });
         let (low, high) = (problem.trivial_bound().get(), solver::baseline(&problem).1.peak.get());
         let options = Options { time_limit: Duration::from_secs(600), ..Options::default() };
-        let plan = solver::plan(&problem, Bytes(low + (high - low) / 2), "checkmate", &options).unwrap();
+        let plan = solver::plan(&problem, Bytes(low + (high - low) * 7 / 10), "checkmate", &options).unwrap();
         verify(&problem, &plan);
         assert_eq!(plan.predicted.status, Status::Optimal);
     }

@@ -5,8 +5,8 @@
 //!
 //! **What is proved.** [`Outcome::Optimal`] means: no plan *of this class* within the budget is
 //! faster. The class: no offload; no in-place reuse; first runs in the order of the graph (among
-//! ops that make storage; views run when they are read); between two first runs each op runs once
-//! at most, in the order of the graph. Plans outside the class (another order, an op run twice
+//! ops that make storage; views run when they are read); between two first runs, and after the
+//! last, each op runs once at most, in the order of the graph. Plans outside the class (another order, an op run twice
 //! between two first runs, storage taken over) can be faster or fit where none of the class does,
 //! so the plan's `lower_bound` stays the one for all plans, and "no plan of the class fits" is not
 //! told as proof that none fits. The plan found is taken in place where that does no harm, and

@@ -28,6 +28,7 @@ mod phases;
 mod registry;
 mod reorder;
 mod rng;
+mod rockmate;
 mod rotor;
 mod segments;
 mod sim;

@@ -90,8 +90,8 @@ impl Phases<'_, '_> {
             self.memory(&mut milp, &runs, &live, &readers, t);
         }
         if let Some(most) = self.runs {
-            for i in 0..n {
-                milp.at_most((i..n).map(|t| (1.0, runs[t][i])), f64::from(most));
+            for (i, _) in model.units.iter().enumerate() {
+                milp.at_most(runs[i..].iter().map(|row| (1.0, row[i])), f64::from(most));
             }
         }
         let answer = milp.solve(options, options.node_limit);
@@ -202,17 +202,17 @@ impl Phases<'_, '_> {
             })
             .collect();
         let unit = 1.0 / self.budget.max(1) as f64;
-        for k in 0..=t {
+        for (k, &run) in runs[t].iter().enumerate() {
             if k < t && !model.units[k].replayable {
                 continue;
             }
-            let mut row: Vec<(f64, Term)> = vec![(model.units[k].workspace as f64 * unit, runs[t][k])];
+            let mut row: Vec<(f64, Term)> = vec![(model.units[k].workspace as f64 * unit, run)];
             for (s, item) in model.items.iter().enumerate().filter(|(_, i)| i.maker != NONE && i.bytes > 0) {
                 let maker = item.maker as usize;
                 let bytes = item.bytes as f64 * unit;
                 match maker.cmp(&k) {
                     std::cmp::Ordering::Greater => row.push((bytes, live[t][s])),
-                    std::cmp::Ordering::Equal => row.extend([(bytes, runs[t][k]), (bytes, live[t][s])]),
+                    std::cmp::Ordering::Equal => row.extend([(bytes, run), (bytes, live[t][s])]),
                     std::cmp::Ordering::Less => {
                         let place = needed[s].partition_point(|&(j, _)| j < k);
                         row.push((bytes, needed[s].get(place).map_or(live[t + 1][s], |&(_, q)| q)));

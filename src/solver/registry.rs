@@ -9,6 +9,7 @@ use super::frame::Frame;
 use super::knapsack::BoundaryKnapsack;
 #[cfg(feature = "highs")]
 use super::moccasin::Moccasin;
+use super::rockmate::Rockmate;
 use super::rotor::Rotor;
 use super::segments::{RecomputeAll, Sqrt};
 use super::{Options, Outcome, Solver};
@@ -28,6 +29,7 @@ pub fn solvers() -> Vec<Box<dyn Solver>> {
         Box::new(Balanced),
         Box::new(BoundaryKnapsack),
         Box::new(Rotor),
+        Box::new(Rockmate),
         #[cfg(feature = "highs")]
         Box::new(Checkmate),
         #[cfg(feature = "highs")]

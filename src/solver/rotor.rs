@@ -16,7 +16,7 @@
 //! what its forward and backward need besides. Sizes are rounded up to slots of memory.
 //!
 //! It takes chains alone: graphs whose forward part has places where one tensor carries on, with
-//! no more than half of what is saved between two of them (a U-Net is none). Within a stage it
+//! no more than half of what is saved between two of them. Within a stage it
 //! saves all or nothing; within the stages and sizes it is given the table is optimal, which says
 //! nothing of plans that look inside a stage, so a plan is never reported as optimal on that
 //! account. Sizes are upper estimates; the table is asked for every number of slots, each
@@ -25,7 +25,7 @@
 use super::family::{boundary, fastest, settle};
 use super::model::Model;
 use super::segments::no_boundary;
-use super::stages::{Chain, Run, Stage};
+use super::stages::{Chain, MOST, Run, Stage};
 use super::{Options, Outcome, Solver};
 use crate::cost::Problem;
 use crate::error::{Error, Result};
@@ -47,7 +47,8 @@ impl Solver for Rotor {
     fn solve(&self, problem: &Problem, budget: Bytes, options: &Options) -> Result<Outcome> {
         settle(self.name(), problem, budget, options, |frame| {
             let n = boundary(&frame.model).ok_or_else(|| no_boundary(self.name()))?;
-            let chain = Chain::find(&frame.model, n).map_err(|why| Error::Unsupported { solver: self.name(), why })?;
+            let chain =
+                Chain::find(&frame.model, n, MOST).map_err(|why| Error::Unsupported { solver: self.name(), why })?;
             fastest(frame, orders(&frame.model, &chain))
         })
     }

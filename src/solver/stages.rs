@@ -14,7 +14,7 @@ use super::model::{Model, NONE};
 /// What crosses a cut beside the largest tensor may be one part in this many.
 const MINOR: u64 = 32;
 /// Stages of a chain at most; more make the tables large and the plans no better.
-const MOST: usize = 48;
+pub(super) const MOST: usize = 48;
 
 /// A way to run a stage's backward.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,12 +49,10 @@ pub(super) struct Stage {
 pub(super) struct Chain {
     pub boundary: usize,
     pub stages: Vec<Stage>,
-    /// Bytes set aside: gradients and other outputs made after the boundary.
-    pub aside: u64,
 }
 
 impl Chain {
-    pub fn find(model: &Model, boundary: usize) -> Result<Self, String> {
+    pub fn find(model: &Model, boundary: usize, most: usize) -> Result<Self, String> {
         let n = boundary;
         let crossing = crossing(model, n);
         let mut cuts = vec![0];
@@ -69,9 +67,9 @@ impl Chain {
             let why = "more than half of what its backward part reads is made between two such places";
             return Err(format!("{why} (units {} to {})", cuts[i], cuts[i + 1]));
         }
-        let (cuts, saved) = thin(cuts, saved);
+        let (cuts, saved) = thin(cuts, saved, most);
         let aside = aside(model, n);
-        let mut chain = Self { boundary, stages: Vec::new(), aside: aside.iter().map(|&s| bytes(model, s)).sum() };
+        let mut chain = Self { boundary, stages: Vec::new() };
         let is_aside = |s: u32| aside.binary_search(&s).is_ok();
         let mut ends = vec![n; saved.len()];
         // The end reads outputs, which says nothing about the backward.
@@ -102,7 +100,7 @@ impl Chain {
         Ok(chain)
     }
 
-    /// The peak of a stage's backward when it runs these units again, beside what is saved.
+    /// A stage's backward when it runs these units again.
     pub fn backward_order(&self, model: &Model, stage: usize, again: &[u32]) -> Vec<u32> {
         let mut done = vec![false; model.units.len()];
         let mut order = Vec::new();
@@ -114,7 +112,7 @@ impl Chain {
         order
     }
 
-    /// The same with the peak beside what is saved.
+    /// Its peak beside what is saved.
     pub fn backward_peak(&self, model: &Model, stage: usize, again: &[u32]) -> u64 {
         let aside = aside(model, self.boundary);
         let order = self.backward_order(model, stage, again);
@@ -129,12 +127,9 @@ impl Chain {
         for run in schedule {
             match run {
                 Run::Forward(stages) => {
-                    for u in self.stages[stages.start].forward.start..self.stages[stages.end - 1].forward.end {
-                        if model.units[u].replayable || !ran[u] {
-                            ran[u] = true;
-                            order.push(u as u32);
-                        }
-                    }
+                    let units = self.stages[stages.start].forward.start..self.stages[stages.end - 1].forward.end;
+                    let runs = units.filter(|&u| model.units[u].replayable || !std::mem::replace(&mut ran[u], true));
+                    order.extend(runs.map(|u| u as u32));
                 }
                 Run::Backward(stage, way) => {
                     order.extend(self.backward_order(model, *stage, &self.stages[*stage].ways[*way].again));
@@ -163,11 +158,11 @@ fn places(model: &Model, n: usize, crossing: &[u64]) -> Vec<usize> {
     let last = last_reads(model, n);
     let mut live: Vec<u32> = Vec::new();
     let mut places = Vec::new();
-    for p in 1..n {
+    for (p, (unit, &crossing)) in (1..n).zip(model.units.iter().zip(&crossing[1..])) {
         live.retain(|&s| last[s as usize] >= p);
-        live.extend(model.units[p - 1].writes.iter().filter(|&&s| last[s as usize] >= p));
+        live.extend(unit.writes.iter().filter(|&&s| last[s as usize] >= p));
         let largest = live.iter().map(|&s| bytes(model, s)).max().unwrap_or(0);
-        if largest > 0 && crossing[p] - largest <= crossing[p] / MINOR {
+        if largest > 0 && crossing - largest <= crossing / MINOR {
             places.push(p);
         }
     }
@@ -190,8 +185,8 @@ fn saved(model: &Model, n: usize, cuts: &[usize]) -> Vec<u64> {
 }
 
 /// Merge the smallest neighbours until there are few enough.
-fn thin(mut cuts: Vec<usize>, mut saved: Vec<u64>) -> (Vec<usize>, Vec<u64>) {
-    while saved.len() > MOST {
+fn thin(mut cuts: Vec<usize>, mut saved: Vec<u64>, most: usize) -> (Vec<usize>, Vec<u64>) {
+    while saved.len() > most {
         let at = (1..saved.len()).min_by_key(|&i| (saved[i - 1] + saved[i], i)).expect("there are several");
         saved[at - 1] += saved.remove(at);
         cuts.remove(at);
