@@ -16,6 +16,8 @@ mod explain;
 mod family;
 mod flow;
 mod frame;
+#[cfg(feature = "highs")]
+mod hierarchical;
 mod improve;
 mod knapsack;
 #[cfg(feature = "highs")]

@@ -6,6 +6,8 @@ use super::chain;
 #[cfg(feature = "highs")]
 use super::checkmate::{Checkmate, CheckmateLp};
 use super::frame::Frame;
+#[cfg(feature = "highs")]
+use super::hierarchical::Hierarchical;
 use super::knapsack::BoundaryKnapsack;
 #[cfg(feature = "highs")]
 use super::moccasin::Moccasin;
@@ -36,6 +38,8 @@ pub fn solvers() -> Vec<Box<dyn Solver>> {
         Box::new(CheckmateLp),
         #[cfg(feature = "highs")]
         Box::new(Moccasin),
+        #[cfg(feature = "highs")]
+        Box::new(Hierarchical),
     ]
 }
 
