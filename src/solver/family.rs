@@ -44,7 +44,7 @@ pub(super) fn fastest(frame: &Frame, orders: impl IntoIterator<Item = Vec<u32>>)
         }
     }
     let Some((order, _)) = best else {
-        return Ok(explain::unproved(frame.problem, frame.problem.trivial_bound(), None));
+        return Ok(explain::unproved(frame.problem, Bytes(frame.model.peak_of_keep_all()), None));
     };
     let (steps, timeline) = lowered(frame, &order)?;
     Ok(match timeline.peak <= frame.budget {

@@ -27,6 +27,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use super::auto::Limits;
 use super::family::{boundary, crossing, fastest, last_reads, lazily, settle};
 use super::milp::{Milp, Term, Verdict};
 use super::model::{Model, NONE};
@@ -65,7 +66,8 @@ impl Solver for Hierarchical {
             let mut read = vec![false; model.items.len()];
             model.units[n..].iter().flat_map(|u| &u.reads).for_each(|&s| read[s as usize] = true);
             let (last, crossing) = (last_reads(model, n), crossing(model, n));
-            let mut tree = Tree { model, read, last, crossing, options, solved: BTreeMap::new() };
+            let limits = &frame.limits;
+            let mut tree = Tree { model, read, last, crossing, options, limits, solved: BTreeMap::new() };
             let top = tree.solve(0..n, true);
             let orders = top.into_iter().map(|choice| {
                 let again = |u: u32| choice.again.binary_search(&u).is_ok();
@@ -101,6 +103,7 @@ struct Tree<'a, 'm> {
     last: Vec<usize>,
     crossing: Vec<u64>,
     options: &'a Options,
+    limits: &'a Limits,
     solved: BTreeMap<Looks, Solved>,
 }
 
@@ -179,8 +182,11 @@ impl Tree<'_, '_> {
     }
 
     fn milp(&self, milp: Milp) -> Option<super::milp::Answer> {
+        if self.limits.late() {
+            return None;
+        }
         let limits = Options { time_limit: self.options.time_limit / 10, ..self.options.clone() };
-        let answer = milp.solve(&limits, Some(NODES));
+        let answer = milp.solve(&limits, Some(self.options.node_limit.unwrap_or(NODES).min(NODES)));
         matches!(answer.verdict, Verdict::Optimal | Verdict::Feasible).then_some(answer)
     }
 
@@ -190,7 +196,9 @@ impl Tree<'_, '_> {
         let maker = |s: u32| model.items[s as usize].maker as usize;
         let most: u64 = items.iter().map(|&s| self.bytes(s)).sum();
         let total = model.units[range.clone()].iter().map(|u| u.time as f64).sum::<f64>().max(1.0);
-        let mut choices = Vec::new();
+        // Everything kept needs no program.
+        let outside = items.iter().copied().filter(|&s| self.last[s as usize] >= range.end).collect();
+        let mut choices = vec![Choice { again: Vec::new(), saved: most, time: 0, needs: Vec::new(), offers: outside }];
         for (all, level) in [false, true].into_iter().flat_map(|all| (0..=levels).map(move |level| (all, level))) {
             let mut milp = Milp::default();
             let weight = |s: u32| self.bytes(s) as f64 / most.max(1) as f64;
@@ -258,7 +266,9 @@ impl Tree<'_, '_> {
         let total = all.iter().map(|(_, c)| c.time as f64).sum::<f64>().max(1.0);
         let mut outside: Vec<u32> = self.model.units[range.clone()].iter().flat_map(|u| &u.writes).copied().collect();
         outside.retain(|&s| self.last[s as usize] >= range.end);
-        let mut choices = Vec::new();
+        let everything = parts.iter().filter_map(|c| c.iter().find(|c| c.again.is_empty())).map(|c| c.saved).sum();
+        let mut choices =
+            vec![Choice { again: Vec::new(), saved: everything, time: 0, needs: Vec::new(), offers: outside.clone() }];
         for (offer, level) in [false, true].into_iter().flat_map(|offer| (0..=levels).map(move |level| (offer, level)))
         {
             if offer && outside.is_empty() {

@@ -269,7 +269,7 @@ impl Inside {
             let unit = 1.0 / room.max(1) as f64;
             milp.at_most(self.items.iter().zip(&keep).map(|(i, &k)| (i.bytes as f64 * unit, k)), room as f64 * unit);
             let limits = Options { time_limit: options.time_limit / 20, ..options.clone() };
-            let answer = milp.solve(&limits, Some(1000));
+            let answer = milp.solve(&limits, Some(options.node_limit.unwrap_or(1000).min(1000)));
             if matches!(answer.verdict, Verdict::Optimal | Verdict::Feasible) {
                 all.push(keep.iter().map(|&k| answer.value(k) > 0.5).collect());
             }
