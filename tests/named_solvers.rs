@@ -58,6 +58,10 @@ fn auto_is_no_worse_on_real_graphs() {
             verify(&problem, &auto);
             let mut planned = 0;
             for solver in named() {
+                // Its family is the same for all budgets, and takes seconds to make.
+                if solver == "hierarchical" && fraction != 0.5 {
+                    continue;
+                }
                 match solver::plan(&problem, budget, solver, &quick(3000)) {
                     Ok(plan) => {
                         verify(&problem, &plan);
