@@ -98,13 +98,13 @@ mod random {
     #[test]
     fn plans_are_legal_and_more_budget_is_no_slower() {
         let (mut planned, mut refused) = (0, 0);
-        for seed in 0..150u64 {
+        for seed in 0..120u64 {
             let shape = Shape { inplace: seed % 3 > 0, once: seed % 2 == 0, ..Shape::all(5 + (seed % 50) as usize) };
             let problem = problem(seed, shape);
             let (low, high) = (problem.trivial_bound().get(), solver::baseline(&problem).1.peak.get());
             for name in named().into_iter().filter(|n| !EXACT.contains(n)) {
                 // Many small programs each.
-                if ["rockmate", "hierarchical"].contains(&name) && seed % 15 > 0 {
+                if ["rockmate", "hierarchical"].contains(&name) && seed % 30 > 0 {
                     continue;
                 }
                 let options = Options { inplace: seed % 5 > 0, ..quick(100) };
@@ -130,7 +130,7 @@ mod random {
             }
         }
         println!("{planned} plans, {refused} refusals");
-        assert!(planned > 1000 && refused > 50);
+        assert!(planned > 800 && refused > 40);
     }
 
     /// Graphs where no tensor carries on alone.
