@@ -2,17 +2,21 @@
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/plimsoll/target
 
 # One feature set for everything, so that dependencies are compiled once.
-FEATURES := cli,zoo,fuzzing
+FEATURES := cli,zoo,fuzzing,highs
 CARGO_FLAGS := --release --features $(FEATURES)
 
 .PHONY: setup demo test lint doc unit bench
 
-# Rust itself is pinned by `rust-version` in Cargo.toml; beyond it a C linker is all that is needed.
+# Rust itself is pinned by `rust-version` in Cargo.toml. HiGHS (feature `highs`, on by default) is compiled from source:
+# that takes a C++ compiler, cmake and, for its bindings, libclang.
 setup:
-	@if ! command -v cc >/dev/null 2>&1; then \
+	@libclang() { [ -n "$$LIBCLANG_PATH" ] || ldconfig -p 2>/dev/null | grep -q 'libclang[-.]' \
+		|| ls /usr/lib*/llvm*/lib/libclang*.so* /usr/lib/*/libclang*.so* >/dev/null 2>&1 \
+		|| [ "$$(uname)" = Darwin ]; }; \
+	if ! { command -v c++ && command -v cmake && command -v make && libclang; } >/dev/null 2>&1; then \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
-			apt-get update -qq && apt-get install -y -qq --no-install-recommends gcc libc6-dev; \
-		else echo "missing: a C linker (Debian: apt-get install gcc libc6-dev)"; exit 1; fi; \
+			apt-get update -qq && apt-get install -y -qq --no-install-recommends gcc g++ libc6-dev make cmake libclang-dev; \
+		else echo "missing: a C++ compiler, make, cmake or libclang (Debian: apt-get install g++ make cmake libclang-dev)"; exit 1; fi; \
 	fi
 	@command -v cargo >/dev/null 2>&1 || { echo "missing: Rust 1.95 or newer (https://rustup.rs)"; exit 1; }
 	@cargo fetch --locked

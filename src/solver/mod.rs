@@ -6,19 +6,36 @@
 //! again by whoever runs or saves it.
 
 mod auto;
+mod balanced;
 mod bound;
 mod chain;
+#[cfg(feature = "highs")]
+mod checkmate;
 mod evict;
 mod explain;
+mod family;
 mod flow;
 mod frame;
+#[cfg(feature = "highs")]
+mod hierarchical;
 mod improve;
+mod knapsack;
+#[cfg(feature = "highs")]
+mod milp;
+#[cfg(feature = "highs")]
+mod moccasin;
 mod model;
 mod offload;
+#[cfg(feature = "highs")]
+mod phases;
 mod registry;
 mod reorder;
 mod rng;
+mod rockmate;
+mod rotor;
+mod segments;
 mod sim;
+mod stages;
 mod sweep;
 
 pub use frame::{baseline, lower_bound, plan};
@@ -55,7 +72,9 @@ impl Default for Options {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// Proved: no legal plan within the budget is faster.
+    /// Proved: no legal plan within the budget is faster. `checkmate` and `moccasin` prove it of
+    /// the plans they model alone, those in the graph's order and not in place; their plans'
+    /// `lower_bound` holds for all.
     Optimal(Plan),
     /// Legal and within the budget; the plan's `lower_bound` says how much better another could be.
     Feasible(Plan),

@@ -25,18 +25,19 @@ pub(super) struct Item {
 }
 
 /// An op that only looks at one storage differently.
-struct View {
+pub(super) struct View {
     op: OpId,
-    time: u64,
+    pub time: u64,
     /// Its item, or [`NONE`] for a resident storage.
-    item: u32,
+    pub item: u32,
     /// Views it reads.
-    reads: Vec<u32>,
+    pub reads: Vec<u32>,
 }
 
 /// An op that is not a view. The last unit is no op: it reads what must be live at the end.
 pub(super) struct Unit {
-    op: Option<OpId>,
+    /// None for the end.
+    pub op: Option<OpId>,
     pub time: u64,
     pub workspace: u64,
     /// Bytes it needs by itself.
@@ -47,7 +48,8 @@ pub(super) struct Unit {
     pub writes: Vec<u32>,
     /// In-place pairs as (index into reads, index into writes).
     pub pairs: Vec<(u32, u32)>,
-    views: Vec<u32>,
+    /// Views it reads.
+    pub views: Vec<u32>,
     /// Whether it may run more than once, and be left out if nothing reads it.
     pub replayable: bool,
     /// Whether it must run exactly once, by its declaration.
@@ -61,7 +63,7 @@ pub(super) struct Model<'a> {
     pub items: Vec<Item>,
     /// In a valid order; the last is the end.
     pub units: Vec<Unit>,
-    views: Vec<View>,
+    pub views: Vec<View>,
 }
 
 impl<'a> Model<'a> {

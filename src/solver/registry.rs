@@ -1,8 +1,19 @@
 //! The solvers by name.
 
 use super::auto::{closure_starts, construct, improve};
+use super::balanced::Balanced;
 use super::chain;
+#[cfg(feature = "highs")]
+use super::checkmate::{Checkmate, CheckmateLp};
 use super::frame::Frame;
+#[cfg(feature = "highs")]
+use super::hierarchical::Hierarchical;
+use super::knapsack::BoundaryKnapsack;
+#[cfg(feature = "highs")]
+use super::moccasin::Moccasin;
+use super::rockmate::Rockmate;
+use super::rotor::Rotor;
+use super::segments::{RecomputeAll, Sqrt};
 use super::{Options, Outcome, Solver};
 use crate::cost::Problem;
 use crate::error::{Error, Result};
@@ -10,7 +21,26 @@ use crate::units::Bytes;
 
 /// Every solver there is, the default first.
 pub fn solvers() -> Vec<Box<dyn Solver>> {
-    vec![Box::new(Auto), Box::new(Evict), Box::new(Chain), Box::new(KeepAll)]
+    vec![
+        Box::new(Auto),
+        Box::new(Evict),
+        Box::new(Chain),
+        Box::new(KeepAll),
+        Box::new(RecomputeAll),
+        Box::new(Sqrt),
+        Box::new(Balanced),
+        Box::new(BoundaryKnapsack),
+        Box::new(Rotor),
+        Box::new(Rockmate),
+        #[cfg(feature = "highs")]
+        Box::new(Checkmate),
+        #[cfg(feature = "highs")]
+        Box::new(CheckmateLp),
+        #[cfg(feature = "highs")]
+        Box::new(Moccasin),
+        #[cfg(feature = "highs")]
+        Box::new(Hierarchical),
+    ]
 }
 
 /// The names of [`solvers`].

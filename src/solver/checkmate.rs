@@ -1,0 +1,159 @@
+//! Checkmate: the exact program over phases, and its relaxation rounded.
+//!
+//! Jain et al., "Checkmate: breaking the memory wall with optimal tensor rematerialization"
+//! (2020); the program is in [`phases`](super::phases). It minimizes time, for any graph.
+//!
+//! **What is proved.** [`Outcome::Optimal`] means: no plan *of this class* within the budget is
+//! faster. The class: no offload; no in-place reuse; first runs in the order of the graph (among
+//! ops that make storage; views run when they are read); between two first runs, and after the
+//! last, each op runs once at most, in the order of the graph. Plans outside the class (another order, an op run twice
+//! between two first runs, storage taken over) can be faster or fit where none of the class does,
+//! so the plan's `lower_bound` stays the one for all plans, and "no plan of the class fits" is not
+//! told as proof that none fits. The plan found is taken in place where that does no harm, and
+//! loses runs of no use: an op must run when its phase comes, but a result that is made again
+//! before it is read need not be made then.
+//!
+//! The program has about n^2/2 binary columns for n ops that make storage: above [`EXACT`] of
+//! them it is refused unless the options limit its nodes, above [`MOST`] always.
+
+use super::family::{fastest, lowered, settle};
+use super::frame::Frame;
+use super::milp::Verdict;
+use super::model::{Model, NONE};
+use super::phases::{Phases, Solution};
+use super::sim::Sim;
+use super::{Options, Outcome, Solver};
+use crate::cost::Problem;
+use crate::error::{Error, Result};
+use crate::plan::Status;
+use crate::units::Bytes;
+
+/// Ops that make storage, above which there must be a limit on nodes.
+const EXACT: usize = 64;
+/// Above this not even the relaxation ends in useful time.
+const MOST: usize = 160;
+
+/// The exact program.
+pub(super) struct Checkmate;
+
+impl Solver for Checkmate {
+    fn name(&self) -> &'static str {
+        "checkmate"
+    }
+    fn about(&self) -> &'static str {
+        "exact integer program over phases (Jain et al. 2020); small graphs; optimal among plans in the graph's order"
+    }
+    fn solve(&self, problem: &Problem, budget: Bytes, options: &Options) -> Result<Outcome> {
+        settle(self.name(), problem, budget, options, |frame| exact(frame, self.name(), EXACT, None))
+    }
+}
+
+/// The relaxation, rounded.
+pub(super) struct CheckmateLp;
+
+impl Solver for CheckmateLp {
+    fn name(&self) -> &'static str {
+        "checkmate-lp"
+    }
+    fn about(&self) -> &'static str {
+        "Checkmate's linear relaxation, what is kept rounded at several thresholds; small graphs"
+    }
+    fn solve(&self, problem: &Problem, budget: Bytes, options: &Options) -> Result<Outcome> {
+        settle(self.name(), problem, budget, options, |frame| {
+            guard(&frame.model, self.name(), MOST, options)?;
+            // The rounded plan needs more than the relaxed one, so smaller budgets are tried too.
+            let mut orders = Vec::new();
+            for part in [1.0, 0.9, 0.8] {
+                let room = (budget.get().saturating_sub(frame.model.resident)) as f64 * part;
+                let budget = frame.model.resident + room as u64;
+                let solution = Phases { model: &frame.model, budget, integer: false, runs: None }.solve(options);
+                if solution.verdict == Verdict::Optimal {
+                    orders.extend((1..20).map(|k| rounded(&frame.model, &solution, f64::from(k) * 0.05)));
+                }
+                if frame.limits.late() {
+                    break;
+                }
+            }
+            if orders.is_empty() {
+                return Ok(none(frame, "the relaxation has no solution within the limits"));
+            }
+            fastest(frame, orders)
+        })
+    }
+}
+
+/// Refuse what is too large.
+fn guard(model: &Model, solver: &'static str, exact: usize, options: &Options) -> Result<()> {
+    let n = model.units.len() - 1;
+    let most = if options.node_limit.is_some() { MOST } else { exact };
+    match n > most {
+        true => {
+            let why = format!("it has {n} ops that make storage, more than the {most} an exact program is solved for");
+            Err(Error::Unsupported { solver, why })
+        }
+        false => Ok(()),
+    }
+}
+
+/// Solve the program, with `runs` of each unit at most.
+pub(super) fn exact(frame: &Frame, solver: &'static str, size: usize, runs: Option<u32>) -> Result<Outcome> {
+    guard(&frame.model, solver, size, frame.options)?;
+    let phases = Phases { model: &frame.model, budget: frame.budget.get(), integer: true, runs };
+    let solution = phases.solve(frame.options);
+    match solution.verdict {
+        Verdict::Infeasible => return Ok(none(frame, "no plan of the solver's class fits")),
+        Verdict::Unknown => return Ok(none(frame, "none was found within the limits of the search")),
+        Verdict::Optimal | Verdict::Feasible => {}
+    }
+    // A first run whose result is made again before anything reads it is in the class, but useless.
+    let mut order = solution.order();
+    Sim::default().prune(&frame.model, &mut order);
+    let (steps, timeline) = lowered(frame, &order)?;
+    if timeline.peak > frame.budget {
+        // HiGHS may overstep a row by its tolerance.
+        return Ok(none(frame, "the plan found is over the budget by a rounding error"));
+    }
+    Ok(match (frame.outcome(steps, &timeline), solution.verdict) {
+        (Outcome::Feasible(mut plan), Verdict::Optimal) => {
+            plan.predicted.status = Status::Optimal;
+            Outcome::Optimal(plan)
+        }
+        (outcome, _) => outcome,
+    })
+}
+
+fn none(frame: &Frame, why: &str) -> Outcome {
+    // The one plan that is known: everything kept.
+    let minimum = Some(Bytes(frame.model.peak_of_keep_all()));
+    Outcome::Infeasible { minimum, blockers: Vec::new(), proved: false, why: why.to_owned() }
+}
+
+/// The paper's two-phase rounding: what is kept at the start of each phase is what the relaxation
+/// keeps to more than the threshold, what runs in the phase is what that leaves to be made.
+fn rounded(model: &Model, solution: &Solution, threshold: f64) -> Vec<u32> {
+    let n = model.units.len();
+    let mut order = Vec::new();
+    let mut there = vec![false; model.items.len()];
+    for t in 0..n {
+        for (s, there) in there.iter_mut().enumerate() {
+            let maker = model.items[s].maker;
+            let replayable = maker != NONE && model.units[maker as usize].replayable;
+            *there &= solution.live[t][s] > threshold || !replayable;
+        }
+        let mut runs = vec![t as u32];
+        let mut next = 0;
+        while let Some(&u) = runs.get(next) {
+            next += 1;
+            for &s in &model.units[u as usize].reads {
+                let maker = model.items[s as usize].maker;
+                if maker != NONE && !there[s as usize] && !runs.contains(&maker) {
+                    runs.push(maker);
+                }
+            }
+        }
+        runs.sort_unstable();
+        runs.iter().flat_map(|&u| &model.units[u as usize].writes).for_each(|&s| there[s as usize] = true);
+        order.extend(runs);
+    }
+    order
+}

@@ -1,0 +1,117 @@
+//! A mixed integer program, stated with `good_lp` and solved by HiGHS.
+//!
+//! Deterministic: one thread, a fixed seed, limits in nodes as well as seconds.
+
+use good_lp::{Expression, ProblemVariables, SolverModel, Variable, constraint, variable};
+use highs::{HighsModelStatus, HighsSolutionStatus};
+
+use super::Options;
+
+/// A column, or what is known beforehand.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Term {
+    Known(f64),
+    Column(usize),
+}
+
+/// What came of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// The values are an optimum.
+    Optimal,
+    /// A limit was reached; the values are feasible.
+    Feasible,
+    /// There is no solution.
+    Infeasible,
+    /// A limit was reached, or numbers were too hard; there are no values.
+    Unknown,
+}
+
+/// The solver's answer; `value` makes sense if there is a solution.
+pub(super) struct Answer {
+    pub verdict: Verdict,
+    columns: Vec<f64>,
+}
+
+impl Answer {
+    pub fn value(&self, term: Term) -> f64 {
+        match term {
+            Term::Known(x) => x,
+            Term::Column(c) => self.columns.get(c).copied().unwrap_or(0.0),
+        }
+    }
+}
+
+/// Minimize a cost subject to rows `expression <= bound`, columns in 0..=1.
+#[derive(Default)]
+pub(super) struct Milp {
+    columns: ProblemVariables,
+    order: Vec<Variable>,
+    cost: Expression,
+    rows: Vec<(Expression, f64)>,
+}
+
+impl Milp {
+    /// A column in 0..=1.
+    pub fn column(&mut self, integer: bool, cost: f64) -> Term {
+        let column = self.columns.add(match integer {
+            true => variable().binary(),
+            false => variable().min(0.0).max(1.0),
+        });
+        if cost != 0.0 {
+            self.cost.add_mul(cost, column);
+        }
+        self.order.push(column);
+        Term::Column(self.order.len() - 1)
+    }
+
+    /// Require `sum of factor * term <= bound`.
+    pub fn at_most(&mut self, terms: impl IntoIterator<Item = (f64, Term)>, bound: f64) {
+        let (mut row, mut left, mut any) = (Expression::from(0.0), bound, false);
+        for (factor, term) in terms {
+            match term {
+                Term::Known(x) => left -= factor * x,
+                Term::Column(c) => {
+                    row.add_mul(factor, self.order[c]);
+                    any = true;
+                }
+            }
+        }
+        // A row without columns that does not hold must still be seen.
+        if any || left < -1e-9 {
+            self.rows.push((row, left));
+        }
+    }
+
+    /// Solve within the limits; `relaxed` says that no column is integer.
+    pub fn solve(mut self, options: &Options, nodes: Option<u64>) -> Answer {
+        let unknown = |verdict| Answer { verdict, columns: Vec::new() };
+        let zero = self.columns.add(variable().min(0.0).max(0.0));
+        let mut problem = self.columns.minimise(self.cost).using(good_lp::highs);
+        for (row, bound) in self.rows {
+            problem.add_constraint(constraint!(row + zero <= bound));
+        }
+        let Ok(mut model) = problem.try_into_inner() else { return unknown(Verdict::Unknown) };
+        model.make_quiet();
+        model.set_option("threads", 1);
+        model.set_option("parallel", "off");
+        model.set_option("mip_rel_gap", 0.0);
+        model.set_option("mip_abs_gap", 1e-7);
+        model.set_option("mip_feasibility_tolerance", 1e-7);
+        model.set_option("primal_feasibility_tolerance", 1e-8);
+        model.set_option("time_limit", options.time_limit.as_secs_f64().clamp(0.01, 1e7));
+        if let Some(nodes) = nodes {
+            model.set_option("mip_max_nodes", i32::try_from(nodes).unwrap_or(i32::MAX));
+        }
+        let Ok(solved) = model.try_solve() else { return unknown(Verdict::Unknown) };
+        let verdict = match solved.status() {
+            HighsModelStatus::Optimal => Verdict::Optimal,
+            HighsModelStatus::Infeasible | HighsModelStatus::UnboundedOrInfeasible => {
+                return unknown(Verdict::Infeasible);
+            }
+            _ if solved.primal_solution_status() == HighsSolutionStatus::Feasible => Verdict::Feasible,
+            _ => return unknown(Verdict::Unknown),
+        };
+        Answer { verdict, columns: solved.get_solution().columns().to_vec() }
+    }
+}
