@@ -246,6 +246,16 @@ fn solvers_and_models_are_listed() {
 }
 
 #[test]
+fn a_model_is_traced_for_a_device_not_at_hand() {
+    let trace = |rates| succeed(&["trace", "lora", "--roofline", rates, "-o", "-"]);
+    let problem = Problem::from_json(&trace("312e12,2e12"), "standard output").unwrap();
+    assert_eq!(problem.device.name, "roofline of 3.12e14 flops/s and 2e12 bytes/s");
+    // Nothing is measured, so nothing differs from one run to the next.
+    assert_eq!(trace("312e12,2e12"), trace("312e12,2e12"));
+    assert_ne!(trace("312e12,2e12"), trace("1e9,1e9"));
+}
+
+#[test]
 fn help_and_version_are_not_errors() {
     assert!(succeed(&["--version"]).starts_with("plimsoll "));
     for args in [&["--help"][..], &["plan", "--help"], &["trace", "-h"], &["help", "show"]] {
@@ -290,6 +300,10 @@ fn errors_have_exit_code_1_and_a_message() {
         (vec!["trace", "nonesuch", "-o", missing], "no model is called `nonesuch`"),
         (vec!["trace", "gpt", "--set", "layers", "-o", missing], "write it as key=value"),
         (vec!["trace", "gpt", "--set", "=3", "-o", missing], "write it as key=value"),
+        (vec!["trace", "gpt", "--roofline", "312e12", "-o", missing], "write it like 312e12,2e12"),
+        (vec!["trace", "gpt", "--roofline", "fast,2e12", "-o", missing], "`fast` is not a number"),
+        (vec!["trace", "gpt", "--roofline", "0,2e12", "-o", missing], "FLOPS must be a positive number"),
+        (vec!["trace", "gpt", "--roofline", "1,-2e12", "-o", missing], "BYTES_PER_S must be a positive number"),
     ];
     for (args, want) in cases {
         let message = fail(&args);

@@ -6,7 +6,9 @@ mod problem;
 mod profile;
 
 pub mod measure;
+pub mod roofline;
 
 pub use device::Device;
 pub use problem::{Costs, Problem};
 pub use profile::{OpCost, Profile};
+pub use roofline::Roofline;

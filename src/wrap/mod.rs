@@ -15,7 +15,7 @@ use burn::module::Module;
 use burn::optim::GradientsParams;
 
 use crate::alloc;
-use crate::cost::Problem;
+use crate::cost::{Device, Problem, Roofline};
 use crate::error::{Error, Result};
 use crate::graph::trace::{StepOutput, Tensors, model_device};
 use crate::plan::Plan;
@@ -253,6 +253,27 @@ impl<M: Module> Rematerialize<M> {
         let tensors = Inputs::of(&inputs)?;
         let traced = crate::graph::trace::trace::<M, I, O, F>(&self.module, &inputs, step)?;
         lock(&self.shared.planner).problem(&self.shared.settings, &traced.program, &state, &tensors)
+    }
+
+    /// The problem that a step would be on a device that is not at hand: the same ops, with times
+    /// from a [`Roofline`] and storages as a strided backend shares them. Nothing is run, and no
+    /// workspace is known, so a plan for it says what to expect and is not one to run here.
+    ///
+    /// # Errors
+    /// [`Error::Trace`], and [`Error::InvalidProblem`] where the device is so slow that times
+    /// overflow.
+    #[track_caller]
+    pub fn problem_on<I, O, F>(&self, roofline: &Roofline, inputs: I, step: F) -> Result<Problem>
+    where
+        I: Tensors,
+        O: StepOutput,
+        F: FnOnce(&M, I) -> O,
+    {
+        let held = self.shared.settings.held_bytes(&self.state()?);
+        Inputs::of(&inputs)?;
+        let program = crate::graph::trace::trace::<M, I, O, F>(&self.module, &inputs, step)?.program;
+        let device = Device { name: roofline.to_string(), ..Device::default() };
+        program.problem("step", &program.costs_on(roofline), held, Bytes::ZERO, device)
     }
 
     /// Write the problem that a step is to a file, for `plimsoll plan` and other machines.

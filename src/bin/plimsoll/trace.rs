@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use burn::tensor::Device;
-use plimsoll::cost::Problem;
+use plimsoll::cost::{Problem, Roofline};
 use plimsoll::zoo::{ZooModel, ZooVisitor};
 use plimsoll::{Budget, Error, Rematerialize, Result, Settings, zoo};
 
@@ -22,11 +22,14 @@ pub struct Args {
     /// Bytes of optimizer state per trained parameter (Adam: 8)
     #[arg(long, value_name = "BYTES", default_value_t = 8.0)]
     optimizer_bytes: f64,
+    /// Run nothing and take times from the roofline model of another device, for example 312e12,2e12
+    #[arg(long, value_name = "FLOPS,BYTES_PER_S", allow_hyphen_values = true)]
+    roofline: Option<String>,
     /// Problem file to write; `-` writes standard output
     #[arg(long, short, value_name = "FILE", required_unless_present = "list")]
     out: Option<PathBuf>,
     /// List the models and their settings
-    #[arg(long, conflicts_with_all = ["model", "set", "out"])]
+    #[arg(long, conflicts_with_all = ["model", "set", "roofline", "out"])]
     list: bool,
 }
 
@@ -36,7 +39,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         return Ok(output::print(&list())?);
     };
     let settings = args.set.iter().map(|text| setting(text)).collect::<Result<Vec<_>>>()?;
-    let problem = trace_model(model, &settings, args.optimizer_bytes)?;
+    let roofline = args.roofline.as_deref().map(str::parse).transpose()?;
+    let problem = trace_model(model, &settings, args.optimizer_bytes, roofline)?;
     if out.as_os_str() == "-" {
         return Ok(output::print(&format!("{}\n", problem.to_json()))?);
     }
@@ -51,11 +55,18 @@ fn setting(text: &str) -> Result<(String, String)> {
     }
 }
 
-/// Trace one training step of the zoo's model `name` on this machine's CPU and measure its ops.
-fn trace_model(name: &str, settings: &[(String, String)], optimizer_bytes: f64) -> Result<Problem> {
+/// Trace one training step of the zoo's model `name` and measure its ops on this machine's CPU, or
+/// take their costs from a roofline.
+fn trace_model(
+    name: &str,
+    settings: &[(String, String)],
+    optimizer_bytes: f64,
+    roofline: Option<Roofline>,
+) -> Result<Problem> {
     let device = Device::flex().autodiff();
     let settings = settings.iter().fold(zoo::Settings::new(), |all, (key, value)| all.set(key, value));
-    let mut problem = zoo::with_model(name, &settings, &device, 0, Tracer { device: &device, optimizer_bytes })??;
+    let tracer = Tracer { device: &device, optimizer_bytes, roofline };
+    let mut problem = zoo::with_model(name, &settings, &device, 0, tracer)??;
     problem.name = std::iter::once(name.to_owned())
         .chain(settings.iter().map(|(k, v)| format!("{k}={v}")))
         .collect::<Vec<_>>()
@@ -66,6 +77,7 @@ fn trace_model(name: &str, settings: &[(String, String)], optimizer_bytes: f64) 
 struct Tracer<'a> {
     device: &'a Device,
     optimizer_bytes: f64,
+    roofline: Option<Roofline>,
 }
 
 impl ZooVisitor for Tracer<'_> {
@@ -79,7 +91,11 @@ impl ZooVisitor for Tracer<'_> {
     ) -> Result<Problem> {
         let settings = Settings::new(Budget::Unlimited).optimizer_bytes_per_parameter(self.optimizer_bytes);
         let model = Rematerialize::with_settings(model, settings);
-        model.problem(batch(0, self.device), |m: &M, inputs| m.batch_loss(inputs))
+        let (inputs, step) = (batch(0, self.device), |m: &M, inputs| m.batch_loss(inputs));
+        match &self.roofline {
+            Some(roofline) => model.problem_on(roofline, inputs, step),
+            None => model.problem(inputs, step),
+        }
     }
 }
 

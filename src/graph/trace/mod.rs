@@ -1,6 +1,7 @@
 //! From a Burn model and a closure to a [`Program`]: the whole training step as data.
 
 mod capture;
+mod offline;
 mod problem;
 mod program;
 mod tensors;
