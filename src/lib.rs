@@ -1,4 +1,10 @@
 //! Plan and run memory-bounded training for [Burn](https://burn.dev) models.
+//!
+//! [`Rematerialize`] wraps a module so that its training steps stay within a [`Budget`]. Underneath,
+//! each part can be used by itself: [`graph`] (one training step as data, and tracing), [`cost`]
+//! (measured costs, problem files), [`solver`] (named solvers and lower bounds), [`plan`] (steps,
+//! the simulator, plan files), [`check`] (the independent checker), [`runtime`] (the executor).
+//! `DESIGN.md` says how they fit together.
 #![deny(unsafe_code)]
 #![deny(missing_docs)]
 
@@ -15,6 +21,10 @@ pub mod runtime;
 pub mod solver;
 #[cfg(feature = "zoo")]
 pub mod zoo;
+
+#[cfg(all(doctest, feature = "flex"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 mod error;
 mod files;

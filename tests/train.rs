@@ -136,3 +136,55 @@ fn table_at_default_sizes() {
         }
     }
 }
+
+struct Problem;
+
+impl zoo::ZooVisitor for Problem {
+    type Output = plimsoll::cost::Problem;
+
+    fn visit<M: zoo::ZooModel>(
+        self,
+        _name: &'static str,
+        model: M,
+        batch: impl Fn(u64, &burn::tensor::Device) -> M::Inputs + Send + Sync + 'static,
+    ) -> Self::Output {
+        let device = model.devices()[0].clone();
+        let model = plimsoll::Rematerialize::with_settings(model, settings(Budget::Unlimited));
+        model.problem(batch(0, &device), |m: &M, inputs| m.batch_loss(inputs)).unwrap()
+    }
+}
+
+/// Twenty budgets for each of some models, each planned by itself: more is never slower.
+fn assert_monotone(models: &[&str], limit: plimsoll::solver::Options) {
+    for name in models {
+        let device = burn::tensor::Device::flex().autodiff();
+        let problem = zoo::with_model(name, &small(name), &device, 7, Problem).unwrap();
+        let peak = plimsoll::solver::baseline(&problem).1.peak.get();
+        let mut best = u64::MAX;
+        let mut planned = 0;
+        for twentieth in 1..=20 {
+            let budget = plimsoll::Bytes(peak / 20 * twentieth + if twentieth == 20 { peak % 20 } else { 0 });
+            let Ok(plan) = plimsoll::solver::plan(&problem, budget, "auto", &limit) else { continue };
+            let time = plan.predicted.time.get();
+            assert!(time <= best, "{name}: {time} ns at {budget}, but {best} ns at less");
+            best = time;
+            planned += 1;
+        }
+        println!("{name:10} {planned} of 20 budgets planned, none slower than a smaller one");
+        assert!(planned >= 4, "{name}");
+    }
+}
+
+#[test]
+fn more_budget_is_never_slower() {
+    let _alone = alone();
+    assert_monotone(&["unet", "mixer", "fno"], plimsoll::solver::Options::default());
+}
+
+#[test]
+#[ignore = "takes minutes: every model of the zoo"]
+fn more_budget_is_never_slower_on_any_model() {
+    let _alone = alone();
+    let models: Vec<&str> = zoo::models().iter().map(|spec| spec.name).collect();
+    assert_monotone(&models, plimsoll::solver::Options::default());
+}
