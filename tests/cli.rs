@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use assert_cmd::cargo::CommandCargoExt as _;
+use plimsoll::cost::Problem;
 use plimsoll::plan::Plan;
 use serde_json::{Value, json};
 
