@@ -37,5 +37,5 @@ doc:
 unit:
 	cargo test $(CARGO_FLAGS)
 
-bench:
+bench: setup
 	cargo bench --features $(FEATURES)
