@@ -18,7 +18,8 @@ fn flops_of(kind: &str, inputs: &[&[usize]], output: &[usize]) -> f64 {
 
 #[test]
 fn flops_are_those_counted_by_hand() {
-    let cases: &[(&str, &[&[usize]], &[usize], f64)] = &[
+    type Case<'a> = (&'a str, &'a [&'a [usize]], &'a [usize], f64);
+    let cases: &[Case<'_>] = &[
         // 2 m n k, times a batch of 3.
         ("Float.Matmul", &[&[3, 4, 5], &[3, 5, 6]], &[3, 4, 6], 2.0 * 3.0 * 4.0 * 6.0 * 5.0),
         ("Module.Linear", &[&[8, 5], &[5, 6], &[6]], &[8, 6], 2.0 * 8.0 * 6.0 * 5.0),
