@@ -329,7 +329,7 @@ fn odd_models_train_identically() {
         unreached: linear(),
         scale: Param::from_tensor(Tensor::ones([8], &device)),
     };
-    let x = Tensor::<2>::random([16, 8], Distribution::Default, &device);
+    let x = Tensor::<2>::random([512, 8], Distribution::Default, &device);
     let rows = Tensor::<1, Int>::from_data([0, 3, 3, 7, 15], &device);
     for budget in [Budget::Unlimited, Budget::percent(90.0)] {
         let mut plain = plain.clone();
