@@ -1,15 +1,10 @@
 //! When values are needed if every op runs once, in the order of the graph.
 
-use crate::entity::{EntityMap, OpId, ValueId};
+use crate::entity::OpId;
 use crate::graph::Graph;
 use crate::units::Bytes;
 
 impl Graph {
-    /// The last op that reads each value; `None` when no op does.
-    pub fn last_uses(&self) -> EntityMap<ValueId, Option<OpId>> {
-        self.values().keys().map(|v| self.uses(v).last().copied()).collect()
-    }
-
     /// What one op needs by itself: every resident storage, and those of its inputs and outputs.
     pub fn footprint(&self, op: OpId) -> Bytes {
         let op = &self.ops()[op];

@@ -3,7 +3,6 @@
 //! A [`Graph`] is immutable and always valid: [`GraphBuilder`] is its only constructor. Its ops
 //! stand in the order the trace recorded them, which is a valid order.
 
-mod blocks;
 mod builder;
 mod fingerprint;
 mod liveness;

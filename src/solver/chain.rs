@@ -16,6 +16,7 @@
 //! simulation like every other order.
 
 use super::bound::Boundary;
+use super::family::crossing;
 use super::model::{Model, NONE};
 
 /// More blocks than this make the table large and the plans no better.
@@ -152,28 +153,6 @@ fn blocks(model: &Model, boundary: usize, slot: u64) -> Vec<Block> {
     }
     blocks.reverse();
     blocks
-}
-
-/// For each place before unit p < n: bytes made before it and read at or after it, below n.
-fn crossing(model: &Model, n: usize) -> Vec<u64> {
-    let mut change = vec![0i128; n + 1];
-    let mut last = vec![0; model.items.len()];
-    for u in 0..n {
-        model.units[u].reads.iter().for_each(|&s| last[s as usize] = u);
-    }
-    for (s, item) in model.items.iter().enumerate() {
-        let maker = item.maker as usize;
-        if item.maker != NONE && maker < n && last[s] > maker {
-            change[maker + 1] += i128::from(item.bytes);
-            change[last[s] + 1] -= i128::from(item.bytes);
-        }
-    }
-    let mut live = 0;
-    let running = change.into_iter().map(|c| {
-        live += c;
-        u64::try_from(live).unwrap_or(0)
-    });
-    running.collect()
 }
 
 /// Bytes beside what blocks read and save: during a forward unit what was made since and is still
