@@ -40,11 +40,12 @@ impl ZooVisitor for Audit {
         let problem = model.problem(batch(0, &device), step).unwrap();
         let plan = model.plan(batch(0, &device), step).unwrap();
         let timeline = simulate(&problem, &plan.steps).unwrap();
-        // The first run lets the backend's threads set up what they keep.
+        // The first run lets the backend's threads set up what they keep; it takes the plan made.
         model.step(batch(0, &device), step).unwrap();
 
         let mut held = Vec::with_capacity(plan.steps.len());
         model.step_observed(batch(0, &device), step, &mut |_| held.push(alloc::live().get())).unwrap();
+        assert_eq!(model.latest_plan().unwrap().steps, plan.steps);
         assert_eq!(held.len(), plan.steps.len());
 
         let graph = &problem.graph;

@@ -252,14 +252,18 @@ impl Probe for FlexProbe<'_> {
                 continue;
             }
             let run = self.try_run(op, layouts, fill, Some(a)).map_err(fail)?;
-            workspace = workspace.max(run.workspace);
-            for (b, output) in run.outputs.iter().enumerate() {
-                // In place, and lying there as it would anywhere else: what follows must not
-                // depend on where the plan puts things.
-                if address(output) == run.inputs[a] && layout_text(output).unwrap_or_default() == texts[b] {
-                    inplace.push((a, b));
-                }
+            // In place, and lying there as it would anywhere else: what follows must not depend on
+            // where the plan puts things.
+            let taken = |(b, output): (usize, &FlexTensor)| {
+                let there = address(output) == run.inputs[a];
+                (there && layout_text(output).unwrap_or_default() == texts[b]).then_some((a, b))
+            };
+            let pairs: Vec<_> = run.outputs.iter().enumerate().filter_map(taken).collect();
+            // An input given away and not reused is freed once the op is done: no workspace.
+            if !pairs.is_empty() {
+                workspace = workspace.max(run.workspace);
             }
+            inplace.extend(pairs);
         }
         Ok(OpCost { time: times[times.len() / 2], workspace, views, inplace, sizes, layouts: texts })
     }

@@ -86,6 +86,13 @@ impl<'a> Frame<'a> {
             return Ok(proof.outcome(minimum));
         }
         if all.peak <= budget {
+            // Nothing has to be recomputed; the default still holds less where that costs nothing.
+            if name == "auto" {
+                let (other, timeline) = frame.steps(&shrink_first(&frame.model))?;
+                if timeline.peak < all.peak && timeline.time <= all.time {
+                    return Ok(frame.outcome(other, &timeline));
+                }
+            }
             return Ok(frame.outcome(steps, &all));
         }
         let offloads = offload::possible(problem) && matches!(name, "auto" | "evict");

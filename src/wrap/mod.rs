@@ -208,13 +208,7 @@ impl<M: Module> Rematerialize<M> {
         let output = binding::rebuild(entry.output::<O::Output>()?, next(ends.outputs.len()))?;
         let grads = binding::gradients(&self.module, &ends.gradients, next(ends.gradients.len()))?;
         binding::write_buffers(&self.module, &ends.buffers, next(ends.buffers.len()))?;
-        let report = StepReport {
-            budget: entry.budget,
-            planned_peak: entry.plan.predicted.peak + entry.views,
-            measured_peak,
-            ran,
-            planned,
-        };
+        let report = StepReport { budget: entry.budget, planned_peak: entry.planned_peak, measured_peak, ran, planned };
         Ok(Trained { loss, output, grads, report })
     }
 

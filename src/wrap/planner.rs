@@ -21,7 +21,7 @@ use crate::entity::ValueId;
 use crate::error::{Error, Result};
 use crate::graph::trace::{Ends, Program, StepOutput, Tensors, Traced};
 use crate::graph::{Fingerprint, Fnv, Graph};
-use crate::plan::{Plan, Step};
+use crate::plan::{Plan, Step, simulate};
 use crate::runtime::{Executable, FlexProbe, seed_of};
 use crate::solver;
 use crate::units::{Budget, Bytes};
@@ -33,8 +33,8 @@ pub(super) struct Entry {
     pub plan: Plan,
     /// The budget the caller gave, in bytes.
     pub budget: Bytes,
-    /// What the plan's live views take.
-    pub views: Bytes,
+    /// The plan's peak, live views counted.
+    pub planned_peak: Bytes,
     /// Name of the program with its scalars.
     fingerprint: Fingerprint,
     executable: Executable,
@@ -104,21 +104,34 @@ fn kept_bytes(ops: usize) -> Bytes {
     Bytes(ops as u64 * 1024 + threads as u64 * (1 << 20))
 }
 
-/// The most views a plan has live at once: the problem's sizes count tensors with buffers of their
-/// own, and a view takes a handle too.
-fn most_live_views(graph: &Graph, steps: &[Step]) -> u64 {
-    let is_view = |v: ValueId| u64::from(graph.values()[v].alias_of.is_some());
-    let (mut live, mut most) = (0, 0);
-    for step in steps {
+/// Views live during each step: the problem's sizes count tensors with buffers of their own, and a
+/// view takes a handle too.
+fn views_during(graph: &Graph, steps: &[Step]) -> impl Iterator<Item = u64> {
+    let is_view = move |v: ValueId| u64::from(graph.values()[v].alias_of.is_some());
+    let mut live = 0;
+    steps.iter().map(move |step| {
         match step {
-            Step::Compute { op, .. } => live += graph.ops()[*op].outputs.iter().map(|&v| is_view(v)).sum::<u64>(),
+            Step::Compute { op, inplace } => {
+                let op = &graph.ops()[*op];
+                live += op.outputs.iter().map(|&v| is_view(v)).sum::<u64>();
+                let during = live;
+                live -= inplace.iter().map(|&(a, _)| is_view(op.inputs[a])).sum::<u64>();
+                return during;
+            }
             Step::Drop(v) => live -= is_view(*v),
             Step::Offload(_) => {}
             Step::Prefetch(v) => live += is_view(*v),
         }
-        most = most.max(live);
-    }
-    most
+        live
+    })
+}
+
+/// The peak of `steps` with the handles of views counted.
+fn peak_with_views(problem: &Problem, steps: &[Step]) -> Result<Bytes> {
+    let live = simulate(problem, steps)?.live;
+    let with_views =
+        live.iter().zip(views_during(&problem.graph, steps)).map(|(&l, n)| l + Bytes(VIEW_BYTES.get() * n));
+    Ok(with_views.max().unwrap_or_default())
 }
 
 /// A budget in bytes, and how much of it a plan may use: what views and the plan itself take is
@@ -137,7 +150,7 @@ impl Allowance {
     fn new(budget: Budget, problem: &Problem) -> Result<Self> {
         let (steps, baseline) = &solver::baseline(problem);
         let given = budget.resolve(baseline.peak)?;
-        let views = Bytes(most_live_views(&problem.graph, steps) * VIEW_BYTES.get());
+        let views = Bytes(VIEW_BYTES.get() * views_during(&problem.graph, steps).max().unwrap_or(0));
         let kept = kept_bytes(problem.graph.ops().len());
         let held_back = match given {
             Bytes(u64::MAX) => Bytes::ZERO,
@@ -230,6 +243,8 @@ impl Planner {
         }
         let problem = self.problem(settings, &program, state, inputs)?;
         let budget = Allowance::new(settings.budget, &problem)?;
+        // The same step called elsewhere, or only planned before, has its plan already.
+        let known = known.or_else(|| self.entries.values().find(|e| e.fingerprint == fingerprint).cloned());
         let plan = match known {
             Some(entry) if entry.plan.belongs_to(&problem.graph).is_ok() => entry.plan.clone(),
             _ => Self::plan(settings, &problem, &budget)?,
@@ -237,7 +252,7 @@ impl Planner {
         check::check(&problem, &plan)?;
         let executable = Executable::new(&program, &plan.steps)?;
         let entry = Arc::new(Entry {
-            views: Bytes(most_live_views(&problem.graph, &plan.steps) * VIEW_BYTES.get()),
+            planned_peak: peak_with_views(&problem, &plan.steps)?,
             results: program.results(),
             ends: program.ends,
             plan,
