@@ -1,5 +1,6 @@
 //! The search behind every heuristic solver: start orders, eviction, improvement, best of all.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
@@ -34,6 +35,9 @@ pub(super) struct Limits {
     pub watch: Watch,
     soon: Duration,
     deadline: Option<Instant>,
+    /// Without a plan by then the rest of the time is for the search for a budget that suffices.
+    reserved: Option<Instant>,
+    explaining: AtomicBool,
     work: u64,
     seed: u64,
 }
@@ -45,7 +49,9 @@ impl Limits {
         // A limit too far away to be an instant is none.
         let deadline = watch.started().checked_add(options.time_limit);
         let soon = options.time_limit / 10;
-        Self { watch, soon, deadline, work: nodes.unwrap_or(WORK).min(WORK.saturating_mul(1000)), seed: options.seed }
+        let reserved = watch.started().checked_add(options.time_limit / 4 * 3).filter(|_| options.search_minimum);
+        let (explaining, work) = (AtomicBool::new(false), nodes.unwrap_or(WORK).min(WORK.saturating_mul(1000)));
+        Self { watch, soon, deadline, reserved, explaining, work, seed: options.seed }
     }
 
     /// Whether so much of the time is gone that extras should be left out.
@@ -55,12 +61,20 @@ impl Limits {
 
     /// Whether the search must end: its time is over, or its caller cancelled it.
     pub fn late(&self) -> bool {
-        self.watch.cancelled() || self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+        let past = |instant: Option<Instant>| instant.is_some_and(|instant| Instant::now() >= instant);
+        let given_up = || past(self.reserved) && !self.watch.has_plan() && !self.explaining.load(Ordering::Relaxed);
+        self.watch.cancelled() || past(self.deadline) || given_up()
+    }
+
+    /// No plan was found: what is left of the time goes into saying why.
+    pub fn explain(&self) {
+        self.explaining.store(true, Ordering::Relaxed);
+        self.watch.phase("explain");
     }
 
     /// The time that is left.
     pub fn left(&self) -> Duration {
-        match (self.late(), self.deadline) {
+        match (self.watch.cancelled(), self.deadline) {
             (true, _) => Duration::ZERO,
             (false, None) => Duration::MAX,
             (false, Some(deadline)) => deadline.saturating_duration_since(Instant::now()),

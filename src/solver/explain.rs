@@ -37,10 +37,10 @@ impl Proof {
 
     /// What the solver says of the least budget that the proof leaves: often it suffices.
     fn minimum(&self, frame: &Frame) -> Option<Bytes> {
+        frame.limits.explain();
         if !frame.options.search_minimum || frame.limits.late() {
             return None;
         }
-        frame.limits.watch.phase("explain");
         let outcome =
             registry::by_name(frame.name()).ok()?.solve(frame.problem, self.bytes, &frame.remaining()).ok()?;
         match outcome.plan() {
@@ -86,7 +86,7 @@ pub(super) fn proved(problem: &Problem, budget: Bytes) -> Option<Proof> {
 /// Nothing was found: look for the smallest budget that suffices, starting from the best order
 /// that was found and the graph's own. If that turns up a plan after all, it is returned.
 pub(super) fn search(frame: &Frame, order: Option<&[u32]>) -> Result<Outcome> {
-    frame.limits.watch.phase("explain");
+    frame.limits.explain();
     let mut binding: Option<(Vec<Step>, Timeline)> = None;
     let mut consider = |order: &[u32]| -> Result<Option<Outcome>> {
         let (steps, timeline) = frame.steps(order)?;
@@ -134,8 +134,8 @@ pub(super) fn asked(frame: &Frame, why: &str) -> Result<Outcome> {
     let solver = registry::by_name(frame.name())?;
     let mut binding = frame.steps(&frame.model.keep_all())?;
     let (mut low, mut high) = (frame.budget.get(), frame.everything.get());
+    frame.limits.explain();
     if frame.options.search_minimum {
-        frame.limits.watch.phase("explain");
         for left in (1..=TRIES).rev() {
             if high.saturating_sub(low) <= 1 || frame.limits.late() {
                 break;

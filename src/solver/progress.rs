@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Options;
+use crate::units::Bytes;
 
 /// Asks a running solve to end. Clones are handles on one and the same request.
 ///
@@ -50,6 +51,8 @@ impl Cancel {
 pub struct Progress {
     /// The solver, by its name in the registry.
     pub solver: &'static str,
+    /// The budget it solves for.
+    pub budget: Bytes,
     /// What it is doing, in a word or two: `bound`, `construct`, `improve`, ..., at last `done`.
     pub phase: &'static str,
     /// Time since the solve began.
@@ -61,9 +64,9 @@ pub struct Progress {
 }
 
 impl fmt::Display for Progress {
-    /// `auto: improve, overhead 5.13%, at least 2.87%`.
+    /// `auto, 20.00 MiB: improve, overhead 5.13%, at least 2.87%`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}, ", self.solver, self.phase)?;
+        write!(f, "{}, {}: {}, ", self.solver, self.budget, self.phase)?;
         match self.best_overhead {
             // Adding zero makes a negative zero a plain one.
             Some(overhead) => write!(f, "overhead {:.2}%, ", overhead * 100.0 + 0.0)?,
@@ -144,6 +147,11 @@ impl Watch {
         }
     }
 
+    /// Whether a plan within the budget was found.
+    pub fn has_plan(&self) -> bool {
+        self.best.load(Ordering::Relaxed) != NONE
+    }
+
     /// No plan takes less time.
     pub fn bound(&self, least: u64) {
         if self.least.fetch_max(least, Ordering::Relaxed) < least {
@@ -167,6 +175,7 @@ impl Watch {
         let phase = *self.phase.lock().unwrap_or_else(PoisonError::into_inner);
         on_progress(&Progress {
             solver: self.solver,
+            budget: Bytes(self.budget),
             phase,
             elapsed: self.started.elapsed(),
             best_overhead: (best != NONE).then(|| time(best)),
@@ -205,8 +214,8 @@ mod tests {
         let told = told.lock().unwrap();
         let seen: Vec<_> = told.iter().map(|p| (p.best_overhead, p.lower_bound)).collect();
         assert_eq!(seen, [(None, 0.0), (Some(0.2), 0.0), (Some(0.2), 0.05), (Some(0.1), 0.05)]);
-        assert_eq!(told[0].to_string(), "auto: construct, no plan yet, at least 0.00%");
-        assert_eq!(told[3].to_string(), "auto: construct, overhead 10.00%, at least 5.00%");
+        assert_eq!(told[0].to_string(), "auto, 100 B: construct, no plan yet, at least 0.00%");
+        assert_eq!(told[3].to_string(), "auto, 100 B: construct, overhead 10.00%, at least 5.00%");
     }
 
     /// A report that asks for an end, and one that comes while another is made, block nothing.
