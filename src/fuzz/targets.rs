@@ -42,8 +42,16 @@ pub fn load_problem(data: &[u8]) -> bool {
 /// When any of that does not hold.
 pub fn load_plan(data: &[u8]) -> bool {
     let Some(plan) = read(Plan::from_json(&String::from_utf8_lossy(data), "fuzz")) else { return false };
-    let text = plan.to_json();
-    assert_eq!(Plan::from_json(&text, "again").expect("what was written can be read").to_json(), text);
+    let mut again = Plan::from_json(&plan.to_json(), "again").expect("what was written can be read");
+    // Reading a fraction may change its last digit.
+    for (a, b) in [
+        (&mut again.predicted.overhead, plan.predicted.overhead),
+        (&mut again.predicted.lower_bound, plan.predicted.lower_bound),
+    ] {
+        assert!((*a - b).abs() <= b.abs() * 1e-12, "{a} is not {b}");
+        *a = b;
+    }
+    assert_eq!(again, plan);
     let problem = plan_problem();
     let simulated = simulate(&problem, &plan.steps);
     let Ok(checked) = check_steps(&problem, &plan.steps, plan.budget) else { return false };

@@ -178,17 +178,19 @@ fn bisect(
     high: &mut u64,
     consider: &mut dyn FnMut(&[u32]) -> Result<Option<Outcome>>,
 ) -> Result<Option<Outcome>> {
-    for _ in 0..TRIES {
+    let mut next = None;
+    for left in (0..TRIES).rev() {
         if high.saturating_sub(*low) <= 1 {
             break;
         }
-        let budget = *low + (*high - *low) / 2;
+        // What came out smaller than asked for is asked for in turn, at last.
+        let budget = next.filter(|&peak| left == 0 && peak > *low).unwrap_or(*low + (*high - *low) / 2);
         let Some((order, score)) = fits(frame, budget) else { break };
         if let Some(outcome) = consider(&order)? {
             return Ok(Some(outcome));
         }
         match score.peak <= budget {
-            true => *high = budget,
+            true => (*high, next) = (budget, Some(score.peak).filter(|&peak| peak < budget)),
             false => *low = budget,
         }
     }
