@@ -73,13 +73,15 @@ pub enum Error {
     /// A plan that breaks a rule; found by [`check`](crate::check::check).
     #[error("illegal plan: {0}")]
     IllegalPlan(#[from] Violation),
-    /// No plan of this graph fits the budget.
-    #[error("{}", infeasible_message(*.budget, *.minimum, .why))]
+    /// No plan of this graph fits the budget, or none was found: see `proved`.
+    #[error("{}", infeasible_message(*.budget, *.minimum, *.proved, .why))]
     Infeasible {
         /// The budget in bytes.
         budget: Bytes,
         /// The smallest budget for which a plan was found, if one was.
         minimum: Option<Bytes>,
+        /// Whether it is proved that no plan fits; if not, the search found none.
+        proved: bool,
         /// What forces the bound: the binding op and the largest values live there.
         blockers: Vec<Blocker>,
         /// The reason in words.
@@ -144,10 +146,11 @@ pub struct Blocker {
     pub why: String,
 }
 
-fn infeasible_message(budget: Bytes, minimum: Option<Bytes>, why: &str) -> String {
+fn infeasible_message(budget: Bytes, minimum: Option<Bytes>, proved: bool, why: &str) -> String {
+    let fits = if proved { "no plan fits" } else { "no plan was found for" };
     let found = match minimum {
         Some(minimum) => format!("the smallest budget a plan was found for is {} ({minimum})", minimum.0),
         None => "no budget was found to suffice".to_owned(),
     };
-    format!("no plan fits the budget of {} bytes ({budget}): {why}; {found}", budget.0)
+    format!("{fits} the budget of {} bytes ({budget}): {why}; {found}", budget.0)
 }

@@ -1,4 +1,9 @@
-//! Random problems, for tests and fuzz targets: the same problem for the same seed, everywhere.
+//! Random problems, for tests and fuzz targets: the same problem for the same seed, everywhere;
+//! and what the fuzz targets do.
+
+mod targets;
+
+pub use targets::{CHOICES, load_plan, load_problem, mutated, plan_problem, solve_then_check};
 
 use crate::cost::{Costs, Device, Problem};
 use crate::entity::{Entity, EntityMap, ValueId};

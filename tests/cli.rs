@@ -95,6 +95,7 @@ budget    14.00 KiB (14340 bytes)
 peak      14.00 KiB (14340 bytes)
 baseline  14.00 KiB (14340 bytes) with everything kept
 time      127.0 us, 0.0% over 127.0 us
+bound     no plan without offload has an overhead below 0.0%: a gap of 0.0%
 ");
     assert!(succeed(&["check", TINY, out]).starts_with("ok"));
     assert!(succeed(&["show", out, TINY]).contains("optimal"));
@@ -107,7 +108,8 @@ fn plan_json_is_one_object_of_numbers() {
     let printed = object(&succeed(&["plan", TINY, "--budget", "unlimited", "--json", "--solver", "keep-all"]));
     let want = json!({
         "status": "optimal", "solver": "keep-all", "budget": u64::MAX, "peak": 14340, "time": 127000,
-        "baseline_peak": 14340, "baseline_time": 127000, "overhead": 0.0, "lower_bound": 0.0
+        "baseline_peak": 14340, "baseline_time": 127000, "overhead": 0.0, "lower_bound": 0.0,
+        "gap": 0.0
     });
     assert_eq!(printed, want);
 }
@@ -123,7 +125,8 @@ fn a_budget_below_the_baseline_costs_time_and_holds() {
             (&printed["budget"], &printed["peak"], &printed["time"]),
             (&json!(bytes), &json!(10244), &json!(177_000))
         );
-        assert!(printed["lower_bound"].as_f64().unwrap() <= printed["overhead"].as_f64().unwrap());
+        let [bound, overhead, gap] = ["lower_bound", "overhead", "gap"].map(|key| printed[key].as_f64().unwrap());
+        assert!(bound <= overhead && gap == overhead - bound);
         // What was printed is what was saved.
         let saved: Value = serde_json::from_str(&std::fs::read_to_string(&out).unwrap()).unwrap();
         for key in ["peak", "time", "baseline_peak", "baseline_time", "overhead", "lower_bound", "status"] {
@@ -181,6 +184,121 @@ fn infeasible_is_exit_code_2_and_says_what_blocks() {
         assert!(blocker["value"].is_string() && blocker["bytes"].is_u64() && blocker["why"].is_string());
     }
     assert!(!out.exists(), "an infeasible run writes no plan");
+}
+
+#[test]
+fn what_is_not_proved_is_unknown() {
+    let args = ["plan", TINY, "--budget", "75%", "--solver", "keep-all"];
+    let human = run(&args);
+    assert_eq!((human.status.code(), text(&human.stdout).as_str()), (Some(2), ""));
+    assert!(text(&human.stderr).starts_with("unknown "), "{}", text(&human.stderr));
+    let json = run(&[&args[..], &["--json"]].concat());
+    assert_eq!((json.status.code(), text(&json.stderr).as_str()), (Some(2), ""));
+    let printed = object(&text(&json.stdout));
+    assert_eq!((&printed["status"], &printed["minimum"]), (&json!("unknown"), &json!(14340)));
+    let blockers = printed["blockers"].as_array().unwrap();
+    assert!(blockers.iter().any(|b| b["value"] == "v2 (h1)" && b["bytes"] == 4096), "{blockers:?}");
+    assert!(printed["why"].as_str().unwrap().contains("14340 bytes, at op"));
+}
+
+#[test]
+fn a_bound_says_what_it_holds_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut problem: Value = serde_json::from_str(&std::fs::read_to_string(TINY).unwrap()).unwrap();
+    problem["device"] = json!({"name": "linked", "memory": 0, "host_memory": 1_000_000,
+        "d2h_bytes_per_s": 1_000_000_000, "h2d_bytes_per_s": 1_000_000_000});
+    let linked = write(dir.path(), "linked.problem.json", &problem);
+    let bound = |problem: &str| {
+        let table = succeed(&["plan", problem, "-b", "75%"]);
+        table.lines().last().unwrap().to_owned()
+    };
+    assert!(bound(TINY).starts_with("bound     no plan without offload has an overhead below "));
+    assert!(
+        bound(&linked).starts_with("bound     no plan, with offload or without, has an overhead below 0.0%: a gap")
+    );
+}
+
+/// The lines of a sweep, in which seconds are checked and removed.
+fn lines(output: &str) -> Vec<Value> {
+    output.lines().map(object).collect()
+}
+
+#[test]
+fn sweep_prints_the_curve() {
+    let args = ["sweep", TINY, "--points", "4", "--from", "9000", "--time-limit", "1"];
+    let table = succeed(&args);
+    // Seconds stand last.
+    let unclocked = |line: &str| line.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.').trim_end().to_owned();
+    let (head, curve) = table.split_once("\n\n").unwrap();
+    let curve: Vec<String> = curve.lines().map(unclocked).collect();
+    insta::assert_snapshot!(format!("{head}\n\n{}", curve.join("\n")), @r"
+problem   tiny, 8 ops
+baseline  14.00 KiB (14340 bytes), 127.0 us with everything kept
+
+budget  of the peak   peak      time  overhead  at least    gap  status      seconds
+  9000        62.8%      -         -         -         -      -  infeasible
+ 10780        75.2%  10244  177.0 us     39.4%      3.4%  35.9%  feasible
+ 12560        87.6%  10244  177.0 us     39.4%      1.7%  37.7%  feasible
+ 14340       100.0%  14340  127.0 us      0.0%      0.0%   0.0%  optimal
+");
+
+    let rows = lines(&succeed(&[&args[..], &["--json"]].concat()));
+    assert_eq!(rows.len(), 4);
+    let mut keys: Vec<&str> = rows[0].as_object().unwrap().keys().map(String::as_str).collect();
+    keys.sort_unstable();
+    assert_eq!(keys, ["budget", "gap", "lower_bound", "minimum", "overhead", "peak", "status", "time"]);
+    assert_eq!(
+        (&rows[0]["status"], &rows[0]["peak"], &rows[0]["gap"]),
+        (&json!("infeasible"), &Value::Null, &Value::Null)
+    );
+    assert_eq!(
+        (&rows[3]["status"], &rows[3]["peak"], &rows[3]["time"]),
+        (&json!("optimal"), &json!(14340), &json!(127_000))
+    );
+    assert_eq!(rows.iter().map(|row| row["budget"].as_u64().unwrap()).collect::<Vec<_>>(), [9000, 10780, 12560, 14340]);
+    assert!(rows[1..].windows(2).all(|pair| pair[0]["time"].as_u64() >= pair[1]["time"].as_u64()));
+
+    let csv = succeed(&[&args[..], &["--csv"]].concat());
+    let mut csv = csv.lines();
+    let header: Vec<&str> = csv.next().unwrap().split(',').collect();
+    assert_eq!(
+        header,
+        ["budget", "status", "peak", "time", "overhead", "lower_bound", "gap", "minimum", "solve_seconds"]
+    );
+    for (row, line) in rows.iter().zip(csv.by_ref()) {
+        for (key, cell) in header.iter().zip(line.split(',')).take(header.len() - 1) {
+            let cell = match cell {
+                "" => Value::Null,
+                word => serde_json::from_str(word).unwrap_or(json!(word)),
+            };
+            let same = cell == row[key] || (cell.is_number() && cell.as_f64() == row[key].as_f64());
+            assert!(same, "{key}: {cell} in csv, {} in json", row[key]);
+        }
+    }
+    assert_eq!(csv.next(), None);
+}
+
+#[test]
+fn sweep_finds_its_own_ends_and_writes_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("curve.csv");
+    let out = out.to_str().unwrap();
+    for solver in ["auto", "keep-all", "checkmate"] {
+        let args = ["sweep", TINY, "--points", "3", "--solver", solver, "--no-inplace", "--json"];
+        let rows = lines(&succeed(&args));
+        assert!(rows.iter().all(|row| row["peak"].is_u64()), "{solver}: {rows:?}");
+        // Everything kept needs more where nothing is taken over.
+        let last = rows.last().unwrap();
+        assert_eq!((&last["budget"], &last["peak"], &last["time"]), (&json!(18436), &json!(18436), &json!(127_000)));
+        // Nothing else to try: one plan, one budget.
+        assert_eq!(rows.len(), if solver == "keep-all" { 1 } else { 3 });
+    }
+    assert_eq!(succeed(&["sweep", TINY, "--points", "2", "--csv", "-o", out]), "");
+    assert_eq!(std::fs::read_to_string(out).unwrap().lines().count(), 3);
+    // No plan at all is what it is for `plan`.
+    let none = run(&["sweep", TINY, "--points", "2", "--from", "1000", "--to", "2000", "--csv"]);
+    assert_eq!((none.status.code(), text(&none.stderr).as_str()), (Some(2), ""));
+    assert_eq!(text(&none.stdout).matches("infeasible").count(), 2);
 }
 
 #[test]
@@ -259,7 +377,7 @@ fn a_model_is_traced_for_a_device_not_at_hand() {
 #[test]
 fn help_and_version_are_not_errors() {
     assert!(succeed(&["--version"]).starts_with("plimsoll "));
-    for args in [&["--help"][..], &["plan", "--help"], &["trace", "-h"], &["help", "show"]] {
+    for args in [&["--help"][..], &["plan", "--help"], &["sweep", "--help"], &["trace", "-h"], &["help", "show"]] {
         assert!(succeed(args).contains("Usage:"));
     }
 }
@@ -289,6 +407,15 @@ fn errors_have_exit_code_1_and_a_message() {
         (vec!["plan", &plan, "-b", "1"], "is not a plimsoll.problem file"),
         (vec!["plan", TINY, "-b", "100%", "-o", folder], "cannot write"),
         (vec!["plan", TINY, "-b", "100%", "-o", "/no/such/folder/plan.json"], "cannot write"),
+        (vec!["sweep"], "PROBLEM"),
+        (vec!["sweep", TINY, "--points", "1"], "--points"),
+        (vec!["sweep", TINY, "--json", "--csv"], "cannot be used with"),
+        (vec!["sweep", TINY, "--solver", "oracle"], "no solver is called `oracle`"),
+        (vec!["sweep", TINY, "--from", "much"], "invalid budget `much`"),
+        (vec!["sweep", TINY, "--from", "90%", "--to", "80%"], "is more than --to"),
+        (vec!["sweep", TINY, "--to", "unlimited"], "a sweep needs an end"),
+        (vec!["sweep", TINY, "--to", "5000"], "the smallest budget with a plan is 10.00 KiB"),
+        (vec!["sweep", TINY, "--points", "2", "-o", folder], "cannot write"),
         (vec!["check", TINY], "PLAN"),
         (vec!["check", &plan, TINY], "is not a plimsoll.problem file"),
         (vec!["check", YARD, &plan], "the plan was made for graph"),

@@ -98,8 +98,9 @@ fn more_budget_is_never_slower() {
     let peak = keep_all_peak(&problem);
     // Handed over out of order: plans come back in the order of the budgets.
     let budgets: Vec<Bytes> = (0..20).map(|k| Bytes(peak * (20 + (k * 7) % 20 * 4) / 100)).collect();
-    let plans = solver::sweep(&problem, &budgets, "auto", &quick(300));
-    let mut found: Vec<_> = budgets.iter().zip(&plans).filter_map(|(b, p)| Some((*b, p.as_ref().ok()?))).collect();
+    let points = solver::sweep(&problem, &budgets, "auto", &quick(300)).unwrap();
+    let mut found: Vec<_> =
+        budgets.iter().zip(&points).filter_map(|(b, point)| Some((*b, point.outcome.plan()?))).collect();
     assert!(found.len() >= 15);
     found.sort_by_key(|(budget, _)| *budget);
     for (budget, plan) in &found {
@@ -191,10 +192,10 @@ fn infeasible_explains_itself() {
     let problem = load("resnet-8x32-b8");
     let below = Bytes(problem.trivial_bound().get() - 1);
     match solver::by_name("auto").unwrap().solve(&problem, below, &Options::default()).unwrap() {
-        Outcome::Infeasible { minimum, proved, blockers, why } => {
-            assert!(proved && !blockers.is_empty());
+        Outcome::Infeasible { minimum_feasible, blockers, why } => {
+            assert!(!blockers.is_empty());
             println!("{why}");
-            let minimum = minimum.expect("some budget suffices");
+            let minimum = minimum_feasible.expect("some budget suffices");
             verify(&problem, &solver::plan(&problem, minimum, "auto", &Options::default()).unwrap());
         }
         other => panic!("{other:?}"),
@@ -364,20 +365,24 @@ mod random {
                 let options = Options { inplace: seed % 5 > 0, seed, ..quick(100) };
                 let budgets: Vec<Bytes> = (0..5).map(|k| Bytes(low + high.saturating_sub(low) * (4 - k) / 4)).collect();
                 let mut last = 0;
-                for (budget, plan) in budgets.iter().zip(solver::sweep(&problem, &budgets, name, &options)) {
-                    match plan {
-                        Ok(plan) => {
+                let points = match solver::sweep(&problem, &budgets, name, &options) {
+                    Err(Error::Unsupported { .. }) => continue,
+                    other => other.unwrap(),
+                };
+                for (budget, point) in budgets.iter().zip(points) {
+                    assert_eq!(point.budget, *budget);
+                    match point.outcome {
+                        Outcome::Optimal(plan) | Outcome::Feasible { plan, .. } => {
                             verify(&problem, &plan);
                             assert!(plan.predicted.time.get() >= last, "seed {seed} {name}: slower with more");
                             last = plan.predicted.time.get();
                             planned += 1;
                         }
-                        Err(Error::Infeasible { minimum, .. }) => {
+                        Outcome::Infeasible { minimum_feasible, .. } | Outcome::Unknown { minimum_feasible, .. } => {
                             last = u64::MAX;
-                            assert!(minimum.is_none_or(|minimum| minimum > *budget));
+                            assert!(minimum_feasible.is_none_or(|minimum| minimum > *budget));
                         }
-                        Err(Error::Unsupported { .. }) => {}
-                        Err(other) => panic!("seed {seed}: {other}"),
+                        other => panic!("seed {seed}: {other:?}"),
                     }
                 }
             }

@@ -47,6 +47,14 @@ pub struct Predicted {
     pub status: Status,
 }
 
+impl Predicted {
+    /// How much better another plan could be at most, as a fraction of the baseline's time: the
+    /// overhead less its lower bound.
+    pub fn gap(&self) -> f64 {
+        (self.overhead - self.lower_bound).max(0.0)
+    }
+}
+
 /// Ordered steps for one problem under one budget, and what they are predicted to cost.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -1,5 +1,6 @@
 //! The search behind every heuristic solver: start orders, eviction, improvement, best of all.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
@@ -9,6 +10,7 @@ use super::bound::Boundary;
 use super::evict::{Evictor, Rule};
 use super::improve::Search;
 use super::model::Model;
+use super::progress::Watch;
 use super::reorder::shrink_first;
 use super::rng::Rng;
 use super::sim::{Score, Sim};
@@ -30,30 +32,53 @@ pub(super) type Scored = (Vec<u32>, Score);
 
 /// When a search must end.
 pub(super) struct Limits {
-    started: Instant,
+    pub watch: Watch,
     soon: Duration,
     deadline: Option<Instant>,
+    /// Without a plan by then the rest of the time is for the search for a budget that suffices.
+    reserved: Option<Instant>,
+    explaining: AtomicBool,
     work: u64,
     seed: u64,
 }
 
 impl Limits {
-    pub fn new(model: &Model, options: &Options) -> Self {
+    pub fn new(model: &Model, options: &Options, watch: Watch) -> Self {
         // A node is one evaluation of a whole order.
         let nodes = options.node_limit.map(|nodes| nodes.saturating_mul(model.units.len() as u64));
         // A limit too far away to be an instant is none.
-        let deadline = Instant::now().checked_add(options.time_limit);
-        let (started, soon) = (Instant::now(), options.time_limit / 10);
-        Self { started, soon, deadline, work: nodes.unwrap_or(WORK).min(WORK.saturating_mul(1000)), seed: options.seed }
+        let deadline = watch.started().checked_add(options.time_limit);
+        let soon = options.time_limit / 10;
+        let reserved = watch.started().checked_add(options.time_limit / 4 * 3).filter(|_| options.search_minimum);
+        let (explaining, work) = (AtomicBool::new(false), nodes.unwrap_or(WORK).min(WORK.saturating_mul(1000)));
+        Self { watch, soon, deadline, reserved, explaining, work, seed: options.seed }
     }
 
     /// Whether so much of the time is gone that extras should be left out.
     pub fn pressed(&self) -> bool {
-        self.started.elapsed() >= self.soon
+        self.watch.started().elapsed() >= self.soon || self.watch.cancelled()
     }
 
+    /// Whether the search must end: its time is over, or its caller cancelled it.
     pub fn late(&self) -> bool {
-        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+        let past = |instant: Option<Instant>| instant.is_some_and(|instant| Instant::now() >= instant);
+        let given_up = || past(self.reserved) && !self.watch.has_plan() && !self.explaining.load(Ordering::Relaxed);
+        self.watch.cancelled() || past(self.deadline) || given_up()
+    }
+
+    /// No plan was found: what is left of the time goes into saying why.
+    pub fn explain(&self) {
+        self.explaining.store(true, Ordering::Relaxed);
+        self.watch.phase("explain");
+    }
+
+    /// The time that is left.
+    pub fn left(&self) -> Duration {
+        match (self.watch.cancelled(), self.deadline) {
+            (true, _) => Duration::ZERO,
+            (false, None) => Duration::MAX,
+            (false, Some(deadline)) => deadline.saturating_duration_since(Instant::now()),
+        }
     }
 }
 
@@ -83,6 +108,7 @@ pub(super) fn construct(
             let mut search = Search::new(model, budget, order, 0);
             let mut order = search.best.clone();
             let score = search.give_back(&mut order, &|| limits.late());
+            limits.watch.found(score.peak, score.time);
             (order, score)
         })
         .collect();
@@ -120,6 +146,7 @@ pub(super) fn improve(model: &Model, budget: u64, found: Vec<Scored>, enough: u6
                 && old.peak <= budget
                 && old.time - new.time < old.time.saturating_sub(enough) / 100;
             best = (searches[first.1].best.clone(), searches[first.1].score);
+            limits.watch.found(best.1.peak, best.1.time);
             if !hardly {
                 stalled = 0;
             }
@@ -151,7 +178,7 @@ pub(super) fn closure_starts(model: &Model, budget: u64) -> Vec<Vec<u32>> {
     orders
 }
 
-/// The least time any plan without offload can take within `budget`.
+/// The least time any plan without offload can take within `budget`; [`u64::MAX`] where none fits.
 pub(super) fn least_time(model: &Model, budget: u64) -> u64 {
     let extra = Boundary::find(model).iter().map(|b| b.solve(budget).0).max().unwrap_or(0);
     let mut sim = Sim::default();

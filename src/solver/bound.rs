@@ -155,7 +155,8 @@ impl<'a, 'm> Boundary<'a, 'm> {
     }
 
     /// The least overhead of any plan within `budget`, and the cuts on both sides of it: the one
-    /// that keeps more than fits, if any, and the one that fits, if any.
+    /// that keeps more than fits, if any, and the one that fits, if any. [`u64::MAX`] where no plan
+    /// fits.
     pub fn solve(&self, budget: u64) -> (u64, Option<Cut>, Option<Cut>) {
         let room = i128::from(budget.saturating_sub(self.model.resident));
         let bound = |cut: &Cut| (cut.value - cut.price * room).max(0);
@@ -169,7 +170,9 @@ impl<'a, 'm> Boundary<'a, 'm> {
         let Some(mut poor) = self.cut(top) else { return (0, Some(rich), None) };
         let mut best = bound(&rich).max(bound(&poor));
         if i128::from(poor.kept) > room {
-            return (ceil(best), Some(rich), None);
+            // What fits costs no more than running everything again: above that nothing fits.
+            let none = best > i128::from(time) << SCALE;
+            return (if none { u64::MAX } else { ceil(best) }, Some(rich), None);
         }
         // The price at which the lines of both cuts meet, until it is one of them (Dinkelbach).
         for _ in 0..24 {

@@ -16,6 +16,7 @@
 //! The program has about n^2/2 binary columns for n ops that make storage: above [`EXACT`] of
 //! them it is refused unless the options limit its nodes, above [`MOST`] always.
 
+use super::explain;
 use super::family::{fastest, lowered, settle};
 use super::frame::Frame;
 use super::milp::Verdict;
@@ -66,7 +67,8 @@ impl Solver for CheckmateLp {
             for part in [1.0, 0.9, 0.8] {
                 let room = (budget.get().saturating_sub(frame.model.resident)) as f64 * part;
                 let budget = frame.model.resident + room as u64;
-                let solution = Phases { model: &frame.model, budget, integer: false, runs: None }.solve(options);
+                let solution =
+                    Phases { model: &frame.model, budget, integer: false, runs: None }.solve(&frame.remaining());
                 if solution.verdict == Verdict::Optimal {
                     orders.extend((1..20).map(|k| rounded(&frame.model, &solution, f64::from(k) * 0.05)));
                 }
@@ -75,9 +77,12 @@ impl Solver for CheckmateLp {
                 }
             }
             if orders.is_empty() {
-                return Ok(none(frame, "the relaxation has no solution within the limits"));
+                return explain::asked(frame, "the relaxation has no solution within the limits");
             }
-            fastest(frame, orders)
+            match fastest(frame, orders)? {
+                Outcome::Unknown { why, .. } => explain::asked(frame, &why),
+                outcome => Ok(outcome),
+            }
         })
     }
 }
@@ -99,10 +104,10 @@ fn guard(model: &Model, solver: &'static str, exact: usize, options: &Options) -
 pub(super) fn exact(frame: &Frame, solver: &'static str, size: usize, runs: Option<u32>) -> Result<Outcome> {
     guard(&frame.model, solver, size, frame.options)?;
     let phases = Phases { model: &frame.model, budget: frame.budget.get(), integer: true, runs };
-    let solution = phases.solve(frame.options);
+    let solution = phases.solve(&frame.remaining());
     match solution.verdict {
-        Verdict::Infeasible => return Ok(none(frame, "no plan of the solver's class fits")),
-        Verdict::Unknown => return Ok(none(frame, "none was found within the limits of the search")),
+        Verdict::Infeasible => return explain::asked(frame, "no plan of the solver's class fits"),
+        Verdict::Unknown => return explain::asked(frame, "none was found within the limits of the search"),
         Verdict::Optimal | Verdict::Feasible => {}
     }
     // A first run whose result is made again before anything reads it is in the class, but useless.
@@ -111,21 +116,15 @@ pub(super) fn exact(frame: &Frame, solver: &'static str, size: usize, runs: Opti
     let (steps, timeline) = lowered(frame, &order)?;
     if timeline.peak > frame.budget {
         // HiGHS may overstep a row by its tolerance.
-        return Ok(none(frame, "the plan found is over the budget by a rounding error"));
+        return explain::asked(frame, "the plan found is over the budget by a rounding error");
     }
     Ok(match (frame.outcome(steps, &timeline), solution.verdict) {
-        (Outcome::Feasible(mut plan), Verdict::Optimal) => {
+        (Outcome::Feasible { mut plan, .. }, Verdict::Optimal) => {
             plan.predicted.status = Status::Optimal;
             Outcome::Optimal(plan)
         }
         (outcome, _) => outcome,
     })
-}
-
-fn none(frame: &Frame, why: &str) -> Outcome {
-    // The one plan that is known: everything kept.
-    let minimum = Some(Bytes(frame.model.peak_of_keep_all()));
-    Outcome::Infeasible { minimum, blockers: Vec::new(), proved: false, why: why.to_owned() }
 }
 
 /// The paper's two-phase rounding: what is kept at the start of each phase is what the relaxation

@@ -1,9 +1,9 @@
 //! Why a budget is too small: what is proved, what was tried, and what stands in the way.
 
-use super::Outcome;
 use super::auto::{Scored, closure_starts, construct};
 use super::frame::Frame;
 use super::model::needed;
+use super::{Options, Outcome, registry};
 use crate::cost::Problem;
 use crate::entity::{OpId, StorageId};
 use crate::error::{Blocker, Result};
@@ -13,7 +13,7 @@ use crate::units::Bytes;
 /// How many values are named.
 const NAMED: usize = 8;
 /// Budgets tried in the search for the smallest that suffices.
-const TRIES: usize = 8;
+const TRIES: u32 = 8;
 
 /// A proof that no plan fits.
 pub(super) struct Proof {
@@ -25,19 +25,28 @@ pub(super) struct Proof {
 
 impl Proof {
     /// The outcome, with a budget that a plan was found for.
-    pub fn outcome(self, minimum: Bytes) -> Outcome {
-        Outcome::Infeasible { minimum: Some(minimum), blockers: self.blockers, proved: true, why: self.why }
+    pub fn told(self, minimum: Bytes) -> Outcome {
+        Outcome::Infeasible { minimum_feasible: Some(minimum), blockers: self.blockers, why: self.why }
     }
 
-    /// The smallest budget a plan is found for.
-    pub fn minimum(&self, frame: &Frame, all: &Timeline) -> Bytes {
-        let below = self.bytes.get().saturating_sub(1);
-        let (mut low, mut high) = (below, all.peak.get());
-        // Often the proof is tight.
-        if fits(frame, self.bytes.get()).is_some_and(|(_, score)| score.peak <= self.bytes.get()) {
-            return self.bytes;
+    /// The outcome, with the smallest budget that the frame's solver finds a plan for.
+    pub fn outcome(self, frame: &Frame) -> Outcome {
+        let minimum = self.minimum(frame).unwrap_or(frame.everything);
+        self.told(minimum)
+    }
+
+    /// What the solver says of the least budget that the proof leaves: often it suffices.
+    fn minimum(&self, frame: &Frame) -> Option<Bytes> {
+        frame.limits.explain();
+        if !frame.options.search_minimum || frame.limits.late() {
+            return None;
         }
-        bisect(frame, &mut low, &mut high, &mut |_| Ok(None)).map_or(all.peak, |_| Bytes(high))
+        let outcome =
+            registry::by_name(frame.name()).ok()?.solve(frame.problem, self.bytes, &frame.remaining()).ok()?;
+        match outcome.plan() {
+            Some(_) => Some(self.bytes),
+            None => outcome.minimum_feasible(),
+        }
     }
 }
 
@@ -75,8 +84,9 @@ pub(super) fn proved(problem: &Problem, budget: Bytes) -> Option<Proof> {
 }
 
 /// Nothing was found: look for the smallest budget that suffices, starting from the best order
-/// that was found and the graph's own (`all`). If that turns up a plan after all, it is returned.
-pub(super) fn search(frame: &Frame, order: Option<&[u32]>, all: &Timeline) -> Result<Outcome> {
+/// that was found and the graph's own. If that turns up a plan after all, it is returned.
+pub(super) fn search(frame: &Frame, order: Option<&[u32]>) -> Result<Outcome> {
+    frame.limits.explain();
     let mut binding: Option<(Vec<Step>, Timeline)> = None;
     let mut consider = |order: &[u32]| -> Result<Option<Outcome>> {
         let (steps, timeline) = frame.steps(order)?;
@@ -98,11 +108,57 @@ pub(super) fn search(frame: &Frame, order: Option<&[u32]>, all: &Timeline) -> Re
     {
         return Ok(outcome);
     }
-    let (mut low, mut high) = (frame.budget.get(), all.peak.get());
-    if let Some(outcome) = bisect(frame, &mut low, &mut high, &mut consider)? {
+    let (mut low, mut high) = (frame.budget.get(), frame.everything.get());
+    if frame.options.search_minimum
+        && let Some(outcome) = bisect(frame, &mut low, &mut high, &mut consider)?
+    {
         return Ok(outcome);
     }
     Ok(unproved(frame.problem, Bytes(high), binding))
+}
+
+/// A lower bound says that no plan fits.
+pub(super) fn bounded(frame: &Frame) -> Result<Outcome> {
+    Ok(match search(frame, None)? {
+        Outcome::Unknown { minimum_feasible, blockers, why } => {
+            let why = format!("a lower bound on what must be live at one instant exceeds the budget; {why}");
+            Outcome::Infeasible { minimum_feasible, blockers, why }
+        }
+        other => other,
+    })
+}
+
+/// Nothing was found, for the reason given: ask the same solver again with larger budgets for the
+/// smallest that suffices.
+pub(super) fn asked(frame: &Frame, why: &str) -> Result<Outcome> {
+    let solver = registry::by_name(frame.name())?;
+    let mut binding = frame.steps(&frame.model.keep_all())?;
+    let (mut low, mut high) = (frame.budget.get(), frame.everything.get());
+    frame.limits.explain();
+    if frame.options.search_minimum {
+        for left in (1..=TRIES).rev() {
+            if high.saturating_sub(low) <= 1 || frame.limits.late() {
+                break;
+            }
+            let budget = low + (high - low) / 2;
+            let remaining = frame.remaining();
+            let options = Options { time_limit: remaining.time_limit / left, search_minimum: false, ..remaining };
+            match solver.solve(frame.problem, Bytes(budget), &options)?.into_plan(Bytes(budget)) {
+                Ok(plan) => {
+                    high = budget;
+                    let timeline = crate::plan::simulate(frame.problem, &plan.steps)?;
+                    binding = (plan.steps, timeline);
+                }
+                Err(_) => low = budget,
+            }
+        }
+    }
+    Ok(match unproved(frame.problem, Bytes(high), Some(binding)) {
+        Outcome::Unknown { minimum_feasible, blockers, why: known } => {
+            Outcome::Unknown { minimum_feasible, blockers, why: format!("{why}; {known}") }
+        }
+        other => other,
+    })
 }
 
 /// The best that is found for a budget without improvement; nothing when time is over.
@@ -122,17 +178,19 @@ fn bisect(
     high: &mut u64,
     consider: &mut dyn FnMut(&[u32]) -> Result<Option<Outcome>>,
 ) -> Result<Option<Outcome>> {
-    for _ in 0..TRIES {
+    let mut next = None;
+    for left in (0..TRIES).rev() {
         if high.saturating_sub(*low) <= 1 {
             break;
         }
-        let budget = *low + (*high - *low) / 2;
+        // What came out smaller than asked for is asked for in turn, at last.
+        let budget = next.filter(|&peak| left == 0 && peak > *low).unwrap_or(*low + (*high - *low) / 2);
         let Some((order, score)) = fits(frame, budget) else { break };
         if let Some(outcome) = consider(&order)? {
             return Ok(Some(outcome));
         }
         match score.peak <= budget {
-            true => *high = budget,
+            true => (*high, next) = (budget, Some(score.peak).filter(|&peak| peak < budget)),
             false => *low = budget,
         }
     }
@@ -149,7 +207,7 @@ pub(super) fn unproved(problem: &Problem, minimum: Bytes, binding: Option<(Vec<S
         why = format!("the smallest peak found is {} bytes, at {}", timeline.peak.get(), graph.describe_op(*op));
         blocking = blockers(problem, live_at(problem, &steps, timeline.peak_step), "live at that op");
     }
-    Outcome::Infeasible { minimum: Some(minimum), blockers: blocking, proved: false, why }
+    Outcome::Unknown { minimum_feasible: Some(minimum), blockers: blocking, why }
 }
 
 /// Storages with a live value during a step.

@@ -3,24 +3,22 @@
 use super::auto::{Limits, closure_starts, construct, least_time};
 use super::explain;
 use super::model::{Model, needed};
+use super::progress::{Watch, overhead};
 use super::reorder::shrink_first;
 use super::{Options, Outcome, offload, registry};
 use crate::cost::Problem;
 use crate::entity::OpId;
 use crate::error::{Error, Result};
 use crate::plan::{Lowering, Plan, Predicted, Status, Step, Timeline, lower, simulate};
-use crate::units::{Bytes, Nanos};
+use crate::units::Bytes;
 
 /// Plan `problem` within `budget` bytes with the named solver (`auto` is the default one).
 ///
 /// # Errors
 /// [`Error::UnknownSolver`], [`Error::Unsupported`], and [`Error::Infeasible`] when no plan was
-/// found.
+/// found, be it proved that there is none or not.
 pub fn plan(problem: &Problem, budget: Bytes, solver: &str, options: &Options) -> Result<Plan> {
-    match registry::by_name(solver)?.solve(problem, budget, options)? {
-        Outcome::Optimal(plan) | Outcome::Feasible(plan) => Ok(plan),
-        Outcome::Infeasible { minimum, blockers, why, .. } => Err(Error::Infeasible { budget, minimum, blockers, why }),
-    }
+    registry::by_name(solver)?.solve(problem, budget, options)?.into_plan(budget)
 }
 
 /// The graph in its order, nothing recomputed, in place where legal: what plans are compared with.
@@ -34,20 +32,17 @@ pub fn baseline(problem: &Problem) -> (Vec<Step>, Timeline) {
     (steps, timeline)
 }
 
-/// The least overhead of any plan within `budget`. Where the device can offload that is only what
-/// running every needed op once takes: the bound knows nothing of links. Negative only where the graph
-/// has ops that nothing needs.
+/// No plan without offload within `budget` has a smaller overhead, whatever its order, its repeats
+/// and its in-place reuse. Where the device can offload it is only what running every needed op once
+/// takes, which holds for every plan: the bound knows nothing of links. Negative only where the graph
+/// has ops that nothing needs, infinite where it is proved that no plan fits.
 pub fn lower_bound(problem: &Problem, budget: Bytes) -> f64 {
     let model = Model::new(problem, true);
     // With room for everything the bound is the time of running all once.
     let room = if offload::possible(problem) { u64::MAX >> 1 } else { budget.get() };
-    overhead(Nanos(least_time(&model, room)), baseline(problem).1.time)
-}
-
-fn overhead(time: Nanos, baseline: Nanos) -> f64 {
-    match baseline.get() {
-        0 => 0.0,
-        base => (time.get() as f64 - base as f64) / base as f64,
+    match least_time(&model, room) {
+        u64::MAX => f64::INFINITY,
+        least => overhead(least, baseline(problem).1.time.get()),
     }
 }
 
@@ -60,6 +55,10 @@ pub(super) struct Frame<'a> {
     pub limits: Limits,
     /// No plan is faster.
     pub least: u64,
+    /// The peak with everything kept: a budget that suffices every solver.
+    pub everything: Bytes,
+    /// Orders of units that the options hand in.
+    pub starts: Vec<Vec<u32>>,
     name: &'static str,
     baseline: Timeline,
 }
@@ -77,13 +76,14 @@ impl<'a> Frame<'a> {
         let order: Vec<OpId> = problem.graph.ops().keys().filter(|&op| needed[op]).collect();
         let steps = lower(&problem.graph, &order, Lowering { inplace: options.inplace });
         let all = simulate(problem, &steps)?;
+        let (baseline, least) = (baseline(problem).1, all.time.get());
+        let watch = Watch::new(name, budget.get(), baseline.time.get(), least, options);
         let model = Model::new(problem, options.inplace);
-        let limits = Limits::new(&model, options);
-        let baseline = baseline(problem).1;
-        let mut frame = Frame { problem, budget, options, model, limits, least: all.time.get(), name, baseline };
+        let limits = Limits::new(&model, options, watch);
+        let (everything, starts) = (all.peak, Vec::new());
+        let mut frame = Frame { problem, budget, options, model, limits, least, everything, starts, name, baseline };
         if let Some(proof) = explain::proved(problem, budget) {
-            let minimum = proof.minimum(&frame, &all);
-            return Ok(proof.outcome(minimum));
+            return Ok(proof.outcome(&frame));
         }
         if all.peak <= budget {
             // Nothing has to be recomputed; the default still holds less where that costs nothing.
@@ -96,19 +96,50 @@ impl<'a> Frame<'a> {
             return Ok(frame.outcome(steps, &all));
         }
         let offloads = offload::possible(problem) && matches!(name, "auto" | "evict");
-        if !offload::possible(problem) {
-            frame.least = least_time(&frame.model, budget.get());
+        if !offload::possible(problem) && !frame.limits.late() {
+            frame.limits.watch.phase("bound");
+            match least_time(&frame.model, budget.get()) {
+                u64::MAX => return explain::bounded(&frame),
+                least => frame.least = least,
+            }
+            frame.limits.watch.bound(frame.least);
         }
+        frame.starts = options.starts.iter().filter_map(|plan| frame.order_of(plan)).collect();
+        frame.limits.watch.phase("search");
         let order = search(&frame)?;
-        let mut best = order.as_deref().map(|order| frame.steps(order)).transpose()?;
-        best = best.filter(|(_, timeline)| timeline.peak <= budget);
+        let mut best: Option<(Vec<Step>, Timeline)> = None;
+        for order in order.iter().chain(&frame.starts) {
+            let (steps, timeline) = frame.steps(order)?;
+            if timeline.peak <= budget && best.as_ref().is_none_or(|(_, best)| timeline.time < best.time) {
+                best = Some((steps, timeline));
+            }
+        }
         if offloads {
-            best = frame.offloaded(order.as_deref(), all.peak, best)?;
+            frame.limits.watch.phase("offload");
+            best = frame.offloaded(order.as_deref(), best)?;
         }
         if let Some((steps, timeline)) = best {
             return Ok(frame.outcome(steps, &timeline));
         }
-        explain::search(&frame, order.as_deref(), &all)
+        explain::search(&frame, order.as_deref())
+    }
+
+    /// What the time that is left allows, for another solve inside this one. It reports nothing:
+    /// it is for another budget.
+    pub fn remaining(&self) -> Options {
+        Options { time_limit: self.limits.left(), on_progress: None, ..self.options.clone() }
+    }
+
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// The order of units in which a plan computes; `None` where that is none of this graph.
+    fn order_of(&self, plan: &Plan) -> Option<Vec<u32>> {
+        plan.belongs_to(&self.problem.graph).ok()?;
+        let order = self.model.order_of(&plan.steps)?;
+        // The model does not know all that may depend on units with effects: the simulator does.
+        self.steps(&order).is_ok().then_some(order)
     }
 
     /// The plan with nothing recomputed, or what stands in its way.
@@ -117,7 +148,7 @@ impl<'a> Frame<'a> {
         let steps = lower(&problem.graph, &order, Lowering { inplace: options.inplace });
         let all = simulate(problem, &steps)?;
         if let Some(proof) = explain::proved(problem, budget) {
-            return Ok(proof.outcome(all.peak));
+            return Ok(proof.told(all.peak));
         }
         let outcome = Frame::solve(name, problem, budget, options, |_| {
             Err(Error::Unsupported { solver: name, why: "nothing to search for".to_owned() })
@@ -140,12 +171,11 @@ impl<'a> Frame<'a> {
     fn offloaded(
         &self,
         order: Option<&[u32]>,
-        peak: Bytes,
         mut best: Option<(Vec<Step>, Timeline)>,
     ) -> Result<Option<(Vec<Step>, Timeline)>> {
         let mut orders = vec![self.model.keep_all(), shrink_first(&self.model)];
         orders.extend(order.map(<[u32]>::to_vec));
-        let more = peak.saturating_sub(self.budget).get();
+        let more = self.everything.saturating_sub(self.budget).get();
         for part in [7, 5, 3, 2, 1] {
             if !self.limits.late() {
                 let budget = self.budget.get() + (u128::from(more) * part / 10) as u64;
@@ -171,18 +201,19 @@ impl<'a> Frame<'a> {
 
     /// A plan within the budget, and whether it is proved that none is faster.
     pub fn outcome(&self, steps: Vec<Step>, timeline: &Timeline) -> Outcome {
-        let optimal = timeline.time.get() <= self.least;
+        let (optimal, watch) = (timeline.time.get() <= self.least, &self.limits.watch);
+        watch.found(timeline.peak.get(), timeline.time.get());
+        watch.phase("done");
         let base = self.baseline.time;
         let predicted = Predicted {
             peak: timeline.peak,
             time: timeline.time,
             baseline_peak: self.baseline.peak,
             baseline_time: base,
-            overhead: overhead(timeline.time, base),
-            lower_bound: overhead(Nanos(self.least), base),
+            overhead: overhead(timeline.time.get(), base.get()),
+            lower_bound: overhead(self.least, base.get()),
             status: if optimal { Status::Optimal } else { Status::Feasible },
         };
-        let plan = Plan::new(&self.problem.graph, self.budget, self.name, steps, predicted);
-        if optimal { Outcome::Optimal(plan) } else { Outcome::Feasible(plan) }
+        Outcome::of(Plan::new(&self.problem.graph, self.budget, self.name, steps, predicted))
     }
 }

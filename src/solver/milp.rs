@@ -83,9 +83,13 @@ impl Milp {
         }
     }
 
-    /// Solve within the limits; `relaxed` says that no column is integer.
+    /// Solve within the limits: `options.time_limit` is the time left, and HiGHS looks at nothing
+    /// but that once it has begun.
     pub fn solve(mut self, options: &Options, nodes: Option<u64>) -> Answer {
         let unknown = |verdict| Answer { verdict, columns: Vec::new() };
+        if options.cancel.is_cancelled() {
+            return unknown(Verdict::Unknown);
+        }
         let zero = self.columns.add(variable().min(0.0).max(0.0));
         let mut problem = self.columns.minimise(self.cost).using(good_lp::highs);
         for (row, bound) in self.rows {

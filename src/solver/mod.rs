@@ -28,6 +28,7 @@ mod model;
 mod offload;
 #[cfg(feature = "highs")]
 mod phases;
+mod progress;
 mod registry;
 mod reorder;
 mod rng;
@@ -39,18 +40,21 @@ mod stages;
 mod sweep;
 
 pub use frame::{baseline, lower_bound, plan};
+pub use progress::{Cancel, OnProgress, Progress};
 pub use registry::{by_name, names, solvers};
-pub use sweep::sweep;
+pub use sweep::{Point, minimum_budget, sweep};
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cost::Problem;
-use crate::error::{Blocker, Result};
-use crate::plan::Plan;
+use crate::error::{Blocker, Error, Result};
+use crate::plan::{Plan, Status};
 use crate::units::Bytes;
 
 /// What a solver may use.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Options {
     /// Wall-clock limit.
     pub time_limit: Duration,
@@ -60,11 +64,46 @@ pub struct Options {
     pub seed: u64,
     /// Let plans take over storage in place where the graph allows it.
     pub inplace: bool,
+    /// A handle to end the solve early; what was found by then is returned.
+    pub cancel: Cancel,
+    /// Called as the solve goes on.
+    pub on_progress: Option<OnProgress>,
+    /// Plans for the same graph, for any budget, whose orders of computations the search begins
+    /// with beside its own. Solvers that [use starts](Solver::uses_starts) never return a slower plan
+    /// than such an order gives within the budget; the others have one family of plans and ignore
+    /// these. What does not belong to the graph is left out.
+    pub starts: Vec<Arc<Plan>>,
+    /// Whether to look for the smallest budget that suffices where no plan is found. Without, the
+    /// outcome names the smallest that came up.
+    pub search_minimum: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { time_limit: Duration::from_secs(10), node_limit: None, seed: 0, inplace: true }
+        Self {
+            time_limit: Duration::from_secs(10),
+            node_limit: None,
+            seed: 0,
+            inplace: true,
+            cancel: Cancel::new(),
+            on_progress: None,
+            starts: Vec::new(),
+            search_minimum: true,
+        }
+    }
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("time_limit", &self.time_limit)
+            .field("node_limit", &self.node_limit)
+            .field("seed", &self.seed)
+            .field("inplace", &self.inplace)
+            .field("cancel", &self.cancel)
+            .field("starts", &self.starts.len())
+            .field("search_minimum", &self.search_minimum)
+            .finish_non_exhaustive()
     }
 }
 
@@ -76,19 +115,90 @@ pub enum Outcome {
     /// the plans they model alone, those in the graph's order and not in place; their plans'
     /// `lower_bound` holds for all.
     Optimal(Plan),
-    /// Legal and within the budget; the plan's `lower_bound` says how much better another could be.
-    Feasible(Plan),
-    /// No plan fits, or none was found below `minimum`.
+    /// Legal and within the budget.
+    Feasible {
+        /// The plan.
+        plan: Plan,
+        /// No plan of the class that [`lower_bound`] states has a smaller overhead.
+        lower_bound: f64,
+        /// The plan's overhead less `lower_bound`: how much better another plan could be at most,
+        /// as a fraction of the baseline's time.
+        gap: f64,
+    },
+    /// Proved: no legal plan fits the budget.
     Infeasible {
-        /// The smallest budget a plan was found for.
-        minimum: Option<Bytes>,
-        /// What stands in the way.
+        /// The smallest budget that the same solver found a plan for.
+        minimum_feasible: Option<Bytes>,
+        /// What stands in the way: the largest values live at the binding op.
         blockers: Vec<Blocker>,
-        /// Whether it is proved that no legal plan fits.
-        proved: bool,
-        /// The reason in words.
+        /// The proof in words, with the binding op.
         why: String,
     },
+    /// Neither a plan was found nor a proof that there is none.
+    Unknown {
+        /// The smallest budget that the same solver found a plan for.
+        minimum_feasible: Option<Bytes>,
+        /// What stands in the way: the largest values live where the smallest peak found is reached.
+        blockers: Vec<Blocker>,
+        /// How far the search came, with the binding op.
+        why: String,
+    },
+}
+
+impl Outcome {
+    /// The outcome that a plan's own status stands for.
+    fn of(plan: Plan) -> Self {
+        match plan.predicted.status {
+            Status::Optimal => Outcome::Optimal(plan),
+            _ => {
+                let (lower_bound, gap) = (plan.predicted.lower_bound, plan.predicted.gap());
+                Outcome::Feasible { plan, lower_bound, gap }
+            }
+        }
+    }
+
+    /// The plan, or the error that tells why there is none for `budget`.
+    ///
+    /// # Errors
+    /// [`Error::Infeasible`].
+    pub fn into_plan(self, budget: Bytes) -> Result<Plan> {
+        let proved = matches!(self, Outcome::Infeasible { .. });
+        match self {
+            Outcome::Optimal(plan) | Outcome::Feasible { plan, .. } => Ok(plan),
+            Outcome::Infeasible { minimum_feasible: minimum, blockers, why }
+            | Outcome::Unknown { minimum_feasible: minimum, blockers, why } => {
+                Err(Error::Infeasible { budget, minimum, proved, blockers, why })
+            }
+        }
+    }
+
+    /// The plan, where there is one.
+    pub fn plan(&self) -> Option<&Plan> {
+        match self {
+            Outcome::Optimal(plan) | Outcome::Feasible { plan, .. } => Some(plan),
+            Outcome::Infeasible { .. } | Outcome::Unknown { .. } => None,
+        }
+    }
+
+    /// The status that plan files and reports give.
+    pub fn status(&self) -> Status {
+        match self {
+            Outcome::Optimal(_) => Status::Optimal,
+            Outcome::Feasible { .. } => Status::Feasible,
+            Outcome::Infeasible { .. } => Status::Infeasible,
+            Outcome::Unknown { .. } => Status::Unknown,
+        }
+    }
+
+    /// A budget that a plan is known for: the plan's peak, or the smallest budget that sufficed.
+    pub fn minimum_feasible(&self) -> Option<Bytes> {
+        match self {
+            Outcome::Optimal(plan) | Outcome::Feasible { plan, .. } => Some(plan.predicted.peak),
+            Outcome::Infeasible { minimum_feasible, .. } | Outcome::Unknown { minimum_feasible, .. } => {
+                *minimum_feasible
+            }
+        }
+    }
 }
 
 /// One algorithm.
@@ -97,10 +207,14 @@ pub trait Solver: Send + Sync {
     fn name(&self) -> &'static str;
     /// One line: what it does and after which paper.
     fn about(&self) -> &'static str;
+    /// Whether it makes use of [`Options::starts`].
+    fn uses_starts(&self) -> bool {
+        false
+    }
     /// Find a plan for `problem` within `budget` bytes.
     ///
     /// # Errors
-    /// [`Error::Unsupported`](crate::Error::Unsupported) when the problem is not of the kind the
+    /// [`Error::Unsupported`] when the problem is not of the kind the
     /// solver takes. That no plan fits is an [`Outcome`], not an error.
     fn solve(&self, problem: &Problem, budget: Bytes, options: &Options) -> Result<Outcome>;
 }

@@ -11,6 +11,7 @@
 use crate::cost::Problem;
 use crate::entity::{EntityMap, OpId, StorageId, ValueId};
 use crate::graph::Replay;
+use crate::plan::Step;
 
 /// "No such thing" in the dense tables below.
 pub(super) const NONE: u32 = u32::MAX;
@@ -202,6 +203,34 @@ impl<'a> Model<'a> {
     /// The peak with nothing made twice.
     pub fn peak_of_keep_all(&self) -> u64 {
         super::sim::Sim::default().run(self, &self.keep_all()).peak
+    }
+
+    /// The order of units that steps compute in; `None` where it is none: a unit that does not run,
+    /// runs before what it reads, or runs again though it must not.
+    pub fn order_of(&self, steps: &[Step]) -> Option<Vec<u32>> {
+        let mut unit_of: EntityMap<OpId, u32> = EntityMap::filled(NONE, self.problem.graph.ops().len());
+        for (u, op) in self.units.iter().enumerate().filter_map(|(u, unit)| Some((u, unit.op?))) {
+            unit_of[op] = u32::from_index(u);
+        }
+        let runs = steps.iter().filter_map(|step| match step {
+            Step::Compute { op, .. } => unit_of.get(*op).copied().filter(|&u| u != NONE),
+            Step::Drop(_) | Step::Offload(_) | Step::Prefetch(_) => None,
+        });
+        let end = u32::from_index(self.units.len() - 1);
+        let order: Vec<u32> = runs.chain([end]).collect();
+        let mut ran = vec![false; self.units.len()];
+        for &u in &order {
+            let unit = &self.units[u as usize];
+            let ready = unit.reads.iter().all(|&s| {
+                let maker = self.items[s as usize].maker;
+                maker == NONE || ran[maker as usize]
+            });
+            if !ready || (ran[u as usize] && !unit.replayable) {
+                return None;
+            }
+            ran[u as usize] = true;
+        }
+        ran.iter().all(|&ran| ran).then_some(order)
     }
 
     /// The order of ops that an order of units stands for, views put in right before they are read.

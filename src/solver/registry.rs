@@ -67,10 +67,17 @@ impl Solver for Auto {
     fn about(&self) -> &'static str {
         "the best of all heuristics, then improved by ruin and recreate"
     }
+    fn uses_starts(&self) -> bool {
+        true
+    }
     fn solve(&self, problem: &Problem, budget: Bytes, options: &Options) -> Result<Outcome> {
         Frame::solve(self.name(), problem, budget, options, |frame| {
             let budget = frame.budget.get();
-            let mut starts = closure_starts(&frame.model, budget);
+            frame.limits.watch.phase("construct");
+            let mut starts = frame.starts.clone();
+            if !frame.limits.late() {
+                starts.extend(closure_starts(&frame.model, budget));
+            }
             let mut found = construct(&frame.model, budget, starts, true, &frame.limits);
             if !frame.limits.pressed() {
                 starts = chain::orders(&frame.model, budget);
@@ -79,6 +86,7 @@ impl Solver for Auto {
                 found.sort_by_key(|(_, score)| score.rank(budget));
                 found.dedup_by(|a, b| a.1 == b.1 && a.0 == b.0);
             }
+            frame.limits.watch.phase("improve");
             Ok(improve(&frame.model, budget, found, frame.least, &frame.limits).map(|(order, _)| order))
         })
     }
@@ -111,9 +119,12 @@ impl Solver for Evict {
     fn about(&self) -> &'static str {
         "greedy eviction by time per byte (after DTR, ahead of time), then improved"
     }
+    fn uses_starts(&self) -> bool {
+        true
+    }
     fn solve(&self, problem: &Problem, budget: Bytes, options: &Options) -> Result<Outcome> {
         Frame::solve(self.name(), problem, budget, options, |frame| {
-            let found = construct(&frame.model, frame.budget.get(), Vec::new(), true, &frame.limits);
+            let found = construct(&frame.model, frame.budget.get(), frame.starts.clone(), true, &frame.limits);
             Ok(improve(&frame.model, frame.budget.get(), found, frame.least, &frame.limits).map(|(order, _)| order))
         })
     }
@@ -129,13 +140,17 @@ impl Solver for Chain {
     fn about(&self) -> &'static str {
         "dynamic programming over blocks of a chain (after Rotor), then improved op by op"
     }
+    fn uses_starts(&self) -> bool {
+        true
+    }
     fn solve(&self, problem: &Problem, budget: Bytes, options: &Options) -> Result<Outcome> {
         Frame::solve(self.name(), problem, budget, options, |frame| {
-            let starts = chain::orders(&frame.model, frame.budget.get());
+            let mut starts = chain::orders(&frame.model, frame.budget.get());
             if starts.is_empty() {
                 let why = "it has no chain of blocks that fits the budget by the table's estimate".to_owned();
                 return Err(Error::Unsupported { solver: "chain", why });
             }
+            starts.extend(frame.starts.iter().cloned());
             let found = construct(&frame.model, frame.budget.get(), starts, false, &frame.limits);
             Ok(improve(&frame.model, frame.budget.get(), found, frame.least, &frame.limits).map(|(order, _)| order))
         })

@@ -20,6 +20,7 @@
 use std::collections::BTreeMap;
 
 use super::family::{boundary, fastest, last_reads, settle};
+use super::frame::Frame;
 #[cfg(feature = "highs")]
 use super::milp::{Milp, Verdict};
 use super::model::Model;
@@ -59,7 +60,7 @@ impl Solver for Rockmate {
             for most in [MOST, MOST / 4] {
                 let mut chain =
                     Chain::find(model, n, most).map_err(|why| Error::Unsupported { solver: self.name(), why })?;
-                add_ways(model, &mut chain, options);
+                add_ways(frame, &mut chain);
                 all.extend(orders(model, &chain));
             }
             fastest(frame, all)
@@ -92,11 +93,12 @@ struct InsideItem {
     fixed: bool,
 }
 
-fn add_ways(model: &Model, chain: &mut Chain, options: &Options) {
+fn add_ways(frame: &Frame, chain: &mut Chain) {
+    let model = &frame.model;
     let mut solved: BTreeMap<Inside, Vec<Vec<bool>>> = BTreeMap::new();
     for i in 0..chain.stages.len() {
         let inside = inside(model, chain, i);
-        let kept = solved.entry(inside.clone()).or_insert_with(|| inside.options(options)).clone();
+        let kept = solved.entry(inside.clone()).or_insert_with(|| inside.options(frame)).clone();
         let from = chain.stages[i].forward.start as u32;
         for keep in kept {
             let (again, time) = inside.again(&keep);
@@ -190,14 +192,14 @@ impl Inside {
     }
 
     /// What to keep, in several ways.
-    fn options(&self, options: &Options) -> Vec<Vec<bool>> {
+    fn options(&self, frame: &Frame) -> Vec<Vec<bool>> {
         let mut all = self.greedy();
         #[cfg(feature = "highs")]
         if self.units.len() <= PROGRAM && !self.items.is_empty() {
-            all.extend(self.programs(options));
+            all.extend(self.programs(frame));
         }
         #[cfg(not(feature = "highs"))]
-        let _ = options;
+        let _ = frame;
         all.dedup();
         all
     }
@@ -230,13 +232,16 @@ impl Inside {
 
     /// The least time for several numbers of bytes kept.
     #[cfg(feature = "highs")]
-    fn programs(&self, options: &Options) -> Vec<Vec<bool>> {
+    fn programs(&self, frame: &Frame) -> Vec<Vec<bool>> {
         let everything = vec![true; self.items.len()];
         let most = self.saved(&everything, &vec![false; self.units.len()]);
         let fixed: u64 = self.items.iter().filter(|i| i.fixed).map(|i| i.bytes).sum();
         let scale = 1e3 / self.units.iter().map(|u| u.time as f64).sum::<f64>().max(1.0);
         let mut all = Vec::new();
         for level in 0..LEVELS {
+            if frame.limits.late() {
+                break;
+            }
             let room = fixed + (most.saturating_sub(fixed)) * level / LEVELS;
             let mut milp = Milp::default();
             let keep: Vec<_> = self
@@ -268,8 +273,9 @@ impl Inside {
             }
             let unit = 1.0 / room.max(1) as f64;
             milp.at_most(self.items.iter().zip(&keep).map(|(i, &k)| (i.bytes as f64 * unit, k)), room as f64 * unit);
-            let limits = Options { time_limit: options.time_limit / 20, ..options.clone() };
-            let answer = milp.solve(&limits, Some(options.node_limit.unwrap_or(1000).min(1000)));
+            let share = (frame.options.time_limit / 20).min(frame.limits.left());
+            let limits = Options { time_limit: share, ..frame.options.clone() };
+            let answer = milp.solve(&limits, Some(limits.node_limit.unwrap_or(1000).min(1000)));
             if matches!(answer.verdict, Verdict::Optimal | Verdict::Feasible) {
                 all.push(keep.iter().map(|&k| answer.value(k) > 0.5).collect());
             }

@@ -162,13 +162,14 @@ impl Allowance {
     /// An infeasibility in terms of the budget the caller gave.
     fn restate(&self, error: Error) -> Error {
         match error {
-            Error::Infeasible { minimum, blockers, why, .. } => Error::Infeasible {
+            Error::Infeasible { minimum, proved, blockers, why, .. } => Error::Infeasible {
                 budget: self.given,
                 // Either bound on what is held back gives a budget that leaves `m` for the plan.
                 minimum: minimum.map(|m| {
                     let m = m + self.views;
                     (m + self.kept).min(Bytes((m.get() as f64 / 0.97) as u64 + 100))
                 }),
+                proved,
                 blockers,
                 why,
             },

@@ -1,6 +1,7 @@
 //! `plimsoll`: trace models, plan under a byte budget, check and show plans.
 //!
-//! Exit codes: 0 done, 1 any error (with a message on standard error), 2 no plan fits the budget.
+//! Exit codes: 0 done, 1 any error (with a message on standard error), 2 there is no plan for the
+//! budget, or none was found.
 
 mod check;
 mod input;
@@ -9,6 +10,8 @@ mod plan;
 mod progress;
 mod show;
 mod solvers;
+mod solving;
+mod sweep;
 mod trace;
 
 use std::process::ExitCode;
@@ -35,6 +38,8 @@ enum Command {
     Trace(trace::Args),
     /// Plan a problem under a byte budget
     Plan(plan::Args),
+    /// Plan a problem under many budgets: the curve of peak against time
+    Sweep(sweep::Args),
     /// Check that a plan is legal, within its budget, and costs what it predicts
     Check(check::Args),
     /// Show what a plan does
@@ -55,6 +60,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Trace(args) => trace::run(&args),
         Command::Plan(args) => plan::run(&args),
+        Command::Sweep(args) => sweep::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Show(args) => show::run(&args),
         Command::Solvers => solvers::run(),

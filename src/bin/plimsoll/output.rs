@@ -3,13 +3,15 @@
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Write as _};
 
-use plimsoll::plan::Status;
+use plimsoll::cost::Problem;
+use plimsoll::plan::{Predicted, Status};
 use plimsoll::{Bytes, Error, Nanos};
+use serde::Serialize;
 
 /// Why a command did not do what it was asked.
 pub enum Failure {
-    /// No plan fits the budget; the command has said so already.
-    Infeasible,
+    /// There is no plan for the budget, or none was found; the command has said so already.
+    NoPlan,
     /// Anything else.
     Error(Error),
 }
@@ -18,7 +20,7 @@ impl Failure {
     /// The exit code.
     pub fn code(&self) -> u8 {
         match self {
-            Failure::Infeasible => 2,
+            Failure::NoPlan => 2,
             Failure::Error(_) => 1,
         }
     }
@@ -91,17 +93,50 @@ pub fn against(time: Nanos, baseline: Nanos, overhead: f64) -> String {
     format!("{time}, {} over {baseline}", percent(overhead))
 }
 
-/// `9.8%`, never a negative zero.
+/// `9.8%`, never a negative zero; two digits where one would hide most of it.
 pub fn percent(fraction: f64) -> String {
-    format!("{:.1}%", fraction * 100.0 + 0.0)
+    let percent = fraction * 100.0 + 0.0;
+    match percent.abs() {
+        0.005..0.95 => format!("{percent:.2}%"),
+        _ => format!("{percent:.1}%"),
+    }
+}
+
+/// One line of JSON.
+pub fn json<T: Serialize>(report: &T) -> String {
+    let mut text = serde_json::to_string(report).expect("a report is plain data");
+    text.push('\n');
+    text
+}
+
+/// A status as files and reports spell it.
+pub fn word(status: Status) -> &'static str {
+    match status {
+        Status::Optimal => "optimal",
+        Status::Feasible => "feasible",
+        Status::Infeasible => "infeasible",
+        Status::Unknown => "unknown",
+    }
 }
 
 /// A plan's status in words.
-pub fn status(status: Status, lower_bound: f64) -> String {
-    match status {
-        Status::Optimal => "optimal: no plan within the budget is faster".into(),
-        Status::Feasible => format!("feasible: no plan has an overhead below {}", percent(lower_bound)),
-        Status::Infeasible => "infeasible".into(),
-        Status::Unknown => "unknown".into(),
+pub fn status(predicted: &Predicted) -> String {
+    let word = word(predicted.status);
+    match predicted.status {
+        // The bound holds for more plans than some exact solvers look at.
+        Status::Optimal if predicted.gap() > 0.0 => format!("{word} among the plans that the solver models"),
+        Status::Optimal => format!("{word}: no plan within the budget is faster"),
+        Status::Feasible => format!("{word}: a faster plan may exist"),
+        Status::Infeasible | Status::Unknown => word.into(),
     }
+}
+
+/// What is certified: the lower bound, the plans it holds for, and the gap left.
+pub fn bound(problem: &Problem, predicted: &Predicted) -> String {
+    let device = &problem.device;
+    let offload = device.d2h_bytes_per_s > 0 && device.h2d_bytes_per_s > 0 && device.host_memory > Bytes::ZERO;
+    // With links the bound is only what running everything once takes, which holds for all.
+    let who = if offload { "no plan, with offload or without," } else { "no plan without offload" };
+    let (bound, gap) = (percent(predicted.lower_bound), percent(predicted.gap()));
+    format!("{who} has an overhead below {bound}: a gap of {gap}")
 }

@@ -1,15 +1,16 @@
 //! `plimsoll plan`.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use plimsoll::cost::Problem;
 use plimsoll::plan::{Plan, Status};
-use plimsoll::solver::{self, Options};
-use plimsoll::{Blocker, Budget, Bytes, Error, Result};
+use plimsoll::solver;
+use plimsoll::{Blocker, Budget, Bytes, Error};
 use serde::Serialize;
 
 use crate::output::{self, Failure};
+use crate::solving::Solving;
 use crate::{input, progress};
 
 /// Plan a problem under a byte budget.
@@ -20,18 +21,8 @@ pub struct Args {
     /// Bytes (8GiB, 1500MB, 8_000_000_000), a share of the baseline's peak (40%), or `unlimited`
     #[arg(long, short, allow_hyphen_values = true)]
     budget: String,
-    /// Solver to use; `plimsoll solvers` lists them
-    #[arg(long, short, default_value = "auto")]
-    solver: String,
-    /// Seconds the solver may take
-    #[arg(long, default_value = "10", value_name = "SECONDS", allow_hyphen_values = true)]
-    time_limit: f64,
-    /// Seed of every random choice of the solver
-    #[arg(long, default_value = "0", allow_hyphen_values = true)]
-    seed: u64,
-    /// Never take over an input's storage in place
-    #[arg(long)]
-    no_inplace: bool,
+    #[command(flatten)]
+    solving: Solving,
     /// Write the plan to this file
     #[arg(long, short, value_name = "PLAN")]
     out: Option<PathBuf>,
@@ -52,10 +43,11 @@ struct Report<'a> {
     baseline_time: u64,
     overhead: f64,
     lower_bound: f64,
+    gap: f64,
     solve_seconds: f64,
 }
 
-/// What `--json` prints when no plan fits.
+/// What `--json` prints where there is no plan: `status` says whether that is proved.
 #[derive(Serialize)]
 struct Refusal<'a> {
     status: Status,
@@ -70,15 +62,13 @@ struct Refusal<'a> {
 /// Plan, check, save, report.
 pub fn run(args: &Args) -> Result<(), Failure> {
     let budget: Budget = args.budget.parse()?;
-    let options = options(args)?;
+    let options = args.solving.options()?;
     let problem = input::problem(&args.problem)?;
-    // Before anything expensive: a wrong name is an error, not a wait.
-    solver::by_name(&args.solver)?;
     let (_, baseline) = solver::baseline(&problem);
     let budget = budget.resolve(baseline.peak)?;
     let start = Instant::now();
-    let found =
-        progress::shown("planning", options.time_limit, || solver::plan(&problem, budget, &args.solver, &options));
+    let name = &args.solving.solver;
+    let found = progress::shown(&options, |options| solver::plan(&problem, budget, name, options));
     let solve_seconds = start.elapsed().as_secs_f64();
     match found {
         Ok(plan) => {
@@ -87,15 +77,16 @@ pub fn run(args: &Args) -> Result<(), Failure> {
                 plan.save(out)?;
             }
             Ok(output::print(&match args.json {
-                true => json(&report(&plan, solve_seconds)),
+                true => output::json(&report(&plan, solve_seconds)),
                 false => table(&problem, &plan, solve_seconds),
             })?)
         }
-        Err(Error::Infeasible { budget, minimum, blockers, why }) => {
+        Err(Error::Infeasible { budget, minimum, proved, blockers, why }) => {
+            let status = if proved { Status::Infeasible } else { Status::Unknown };
             if args.json {
-                output::print(&json(&Refusal {
-                    status: Status::Infeasible,
-                    solver: &args.solver,
+                output::print(&output::json(&Refusal {
+                    status,
+                    solver: name,
                     budget,
                     minimum,
                     blockers: &blockers,
@@ -103,26 +94,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
                     solve_seconds,
                 }))?;
             } else {
-                output::complain(refusal(budget, minimum, &blockers, &why).trim_end());
+                output::complain(refusal(status, budget, minimum, &blockers, &why).trim_end());
             }
-            Err(Failure::Infeasible)
+            Err(Failure::NoPlan)
         }
         Err(error) => Err(error.into()),
     }
-}
-
-fn options(args: &Args) -> Result<Options> {
-    let time_limit = Duration::try_from_secs_f64(args.time_limit).map_err(|_| Error::InvalidSetting {
-        name: "--time-limit".into(),
-        why: format!("{} is not a number of seconds, zero or more", args.time_limit),
-    })?;
-    Ok(Options { time_limit, seed: args.seed, inplace: !args.no_inplace, ..Options::default() })
-}
-
-fn json<T: Serialize>(report: &T) -> String {
-    let mut text = serde_json::to_string(report).expect("a report is plain data");
-    text.push('\n');
-    text
 }
 
 fn report(plan: &Plan, solve_seconds: f64) -> Report<'_> {
@@ -137,6 +114,7 @@ fn report(plan: &Plan, solve_seconds: f64) -> Report<'_> {
         baseline_time: predicted.baseline_time.get(),
         overhead: predicted.overhead,
         lower_bound: predicted.lower_bound,
+        gap: predicted.gap(),
         solve_seconds,
     }
 }
@@ -147,21 +125,22 @@ fn table(problem: &Problem, plan: &Plan, solve_seconds: f64) -> String {
     output::rows([
         ("problem", format!("{name}, {} ops", problem.graph.ops().len())),
         ("solver", format!("{}, {solve_seconds:.2} s", plan.solver)),
-        ("status", output::status(p.status, p.lower_bound)),
+        ("status", output::status(p)),
         ("budget", output::exact(plan.budget)),
         ("peak", output::exact(p.peak)),
         ("baseline", format!("{} with everything kept", output::exact(p.baseline_peak))),
         ("time", output::against(p.time, p.baseline_time, p.overhead)),
+        ("bound", output::bound(problem, p)),
     ])
 }
 
-fn refusal(budget: Bytes, minimum: Option<Bytes>, blockers: &[Blocker], why: &str) -> String {
+fn refusal(status: Status, budget: Bytes, minimum: Option<Bytes>, blockers: &[Blocker], why: &str) -> String {
     let minimum = match minimum {
         Some(minimum) => output::exact(minimum),
         None => "none found".into(),
     };
     let mut text = output::rows([
-        ("infeasible", why.to_owned()),
+        (output::word(status), why.to_owned()),
         ("budget", output::exact(budget)),
         ("smallest budget with a plan", minimum),
     ]);

@@ -1,35 +1,43 @@
-//! A bar while something takes long.
+//! A line while something takes long.
 
 use std::io::IsTerminal as _;
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use plimsoll::solver::{Options, Progress};
 
-/// Do `work`; when it takes longer than a second and standard error is a terminal, show how much
-/// of `limit` has passed.
-pub fn shown<T>(what: &'static str, limit: Duration, work: impl FnOnce() -> T) -> T {
+/// Do `work` with these options; when it takes longer than a second and standard error is a
+/// terminal, show how far the solver has come.
+pub fn shown<T>(options: &Options, work: impl FnOnce(&Options) -> T) -> T {
     if !std::io::stderr().is_terminal() {
-        return work();
+        return work(options);
     }
+    let line = Arc::new(Mutex::new(String::from("planning")));
+    let latest = line.clone();
+    let on_progress = move |progress: &Progress| {
+        *latest.lock().unwrap_or_else(PoisonError::into_inner) = progress.to_string();
+    };
+    let options = Options { on_progress: Some(Arc::new(on_progress)), ..options.clone() };
     std::thread::scope(|scope| {
         let (done, waiting) = channel::<()>();
         scope.spawn(move || {
-            let start = Instant::now();
             let still_working = |pause| waiting.recv_timeout(pause) == Err(RecvTimeoutError::Timeout);
             if !still_working(Duration::from_secs(1)) {
                 return;
             }
-            let bar = ProgressBar::new(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)).with_message(what);
-            if let Ok(style) = ProgressStyle::with_template("{msg} [{bar:32}] {elapsed}") {
-                bar.set_style(style);
+            let spinner = ProgressBar::new_spinner();
+            if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} [{elapsed}]") {
+                spinner.set_style(style);
             }
             while still_working(Duration::from_millis(100)) {
-                bar.set_position(u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX));
+                spinner.set_message(line.lock().unwrap_or_else(PoisonError::into_inner).clone());
+                spinner.tick();
             }
-            bar.finish_and_clear();
+            spinner.finish_and_clear();
         });
-        let result = work();
+        let result = work(&options);
         drop(done);
         result
     })

@@ -58,11 +58,12 @@ fn summary(problem: &Problem, plan: &Plan, timeline: &Timeline) -> String {
     let mut rows = vec![
         ("problem", format!("{name}, {} ops, {} values", graph.ops().len(), graph.values().len())),
         ("solver", plan.solver.clone()),
-        ("status", output::status(predicted.status, predicted.lower_bound)),
+        ("status", output::status(predicted)),
         ("budget", output::exact(plan.budget)),
         ("peak", format!("{} in step {}", output::exact(timeline.peak), timeline.peak_step)),
         ("baseline", format!("{} with everything kept", output::exact(predicted.baseline_peak))),
         ("time", output::against(timeline.time, predicted.baseline_time, predicted.overhead)),
+        ("bound", output::bound(problem, predicted)),
         ("computes", format!("{ran}, of which {} again", ran.saturating_sub(graph.ops().len()))),
     ];
     if offloads > 0 {

@@ -1,0 +1,6 @@
+//! Problem files: see `plimsoll::fuzz::load_problem`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    plimsoll::fuzz::load_problem(data);
+});

@@ -1,0 +1,35 @@
+//! What every command that solves takes.
+
+use std::time::Duration;
+
+use plimsoll::solver::Options;
+use plimsoll::{Error, Result};
+
+/// The solver and its limits.
+#[derive(clap::Args)]
+pub struct Solving {
+    /// Solver to use; `plimsoll solvers` lists them
+    #[arg(long, short, default_value = "auto")]
+    pub solver: String,
+    /// Seconds the solver may take
+    #[arg(long, default_value = "10", value_name = "SECONDS", allow_hyphen_values = true)]
+    time_limit: f64,
+    /// Seed of every random choice of the solver
+    #[arg(long, default_value = "0", allow_hyphen_values = true)]
+    seed: u64,
+    /// Never take over an input's storage in place
+    #[arg(long)]
+    no_inplace: bool,
+}
+
+impl Solving {
+    /// The options, once the solver is known to exist: a wrong name is an error, not a wait.
+    pub fn options(&self) -> Result<Options> {
+        let time_limit = Duration::try_from_secs_f64(self.time_limit).map_err(|_| Error::InvalidSetting {
+            name: "--time-limit".into(),
+            why: format!("{} is not a number of seconds, zero or more", self.time_limit),
+        })?;
+        plimsoll::solver::by_name(&self.solver)?;
+        Ok(Options { time_limit, seed: self.seed, inplace: !self.no_inplace, ..Options::default() })
+    }
+}
