@@ -2,13 +2,15 @@
 #![cfg(feature = "fuzzing")]
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use plimsoll::Bytes;
-use plimsoll::check::check_steps;
+use plimsoll::check::{check, check_steps};
 use plimsoll::cost::Problem;
 use plimsoll::entity::{Entity, OpId, ValueId};
-use plimsoll::fuzz::{Shape, problem};
+use plimsoll::fuzz::{Shape, problem, series_parallel};
 use plimsoll::plan::{Lowering, Step, lower, simulate};
+use plimsoll::solver::{self, Options};
 
 /// A small generator of its own, so that this file leans on nothing it tests.
 struct Dice(u64);
@@ -278,4 +280,156 @@ fn timelines_are_those_of_an_independent_simulation() {
     }
     println!("{compared} plans, {copies} copies, {waited} wait, {inplace} in place, {twice} copy a value twice");
     assert!(compared > 4000 && copies > 10_000 && waited > 2000 && inplace > 500 && twice > 300);
+}
+
+fn load(name: &str) -> Problem {
+    Problem::load(format!("{}/tests/data/{name}.problem.json", env!("CARGO_MANIFEST_DIR"))).unwrap()
+}
+
+/// The peak with everything kept and no in-place reuse, of which budgets are fractions.
+fn keep_all_peak(problem: &Problem) -> u64 {
+    let order: Vec<OpId> = problem.graph.ops().keys().collect();
+    simulate(problem, &lower(&problem.graph, &order, Lowering { inplace: false })).unwrap().peak.get()
+}
+
+/// The problem with links that move the baseline's peak one way in the baseline's time.
+fn linked(mut problem: Problem) -> Problem {
+    let baseline = solver::baseline(&problem).1;
+    let rate = u128::from(baseline.peak.get()) * 1_000_000_000 / u128::from(baseline.time.get());
+    let rate = u64::try_from(rate).unwrap();
+    (problem.device.d2h_bytes_per_s, problem.device.h2d_bytes_per_s) = (rate, rate);
+    problem.device.host_memory = Bytes(1 << 40);
+    problem
+}
+
+fn quick(nodes: u64) -> Options {
+    Options { time_limit: Duration::from_secs(600), node_limit: Some(nodes), ..Options::default() }
+}
+
+#[test]
+fn pofo_lies_between_rotor_and_auto() {
+    let problem = linked(load("gpt-4x256-b8"));
+    let peak = keep_all_peak(&problem) as f64;
+    for fraction in [0.7, 0.55, 0.4, 0.35] {
+        let [rotor, pofo, auto] = ["rotor", "pofo", "auto"].map(|name| {
+            let plan = solver::plan(&problem, Bytes((peak * fraction) as u64), name, &quick(200)).unwrap();
+            check(&problem, &plan).unwrap();
+            let timeline = simulate(&problem, &plan.steps).unwrap();
+            assert_eq!((plan.predicted.time, plan.predicted.peak), (timeline.time, timeline.peak));
+            assert_eq!(name != "rotor", plan.steps.iter().any(|step| matches!(step, Step::Offload(_))));
+            plan.predicted.overhead
+        });
+        println!("{fraction}: rotor {rotor:.4} pofo {pofo:.4} auto {auto:.4}");
+        assert!(auto <= pofo && pofo < rotor, "{fraction}: rotor {rotor} pofo {pofo} auto {auto}");
+    }
+}
+
+/// No device, no link one way, no link the other way, no host: the same plan, step by step; and
+/// `pofo` gives what `rotor` does.
+#[test]
+fn without_links_nothing_changes() {
+    let mut problems: Vec<Problem> = (0..30).map(|seed| problem(seed, Shape::all(20 + seed as usize))).collect();
+    problems.push(load("gpt-4x256-b8"));
+    let mut compared = 0;
+    for plain in problems {
+        let high = solver::baseline(&plain).1.peak.get();
+        let budget = Bytes(plain.trivial_bound().get().midpoint(high));
+        let [mut no_host, mut no_out, mut no_back] = [&plain, &plain, &plain].map(|p| {
+            let mut p = linked(p.clone());
+            p.device.d2h_bytes_per_s += 1_000_000_000;
+            p
+        });
+        no_host.device.host_memory = Bytes(0);
+        no_out.device.d2h_bytes_per_s = 0;
+        no_back.device.h2d_bytes_per_s = 0;
+        for name in ["auto", "evict", "pofo"] {
+            let steps = |p: &Problem, name: &str| {
+                let plan = solver::plan(p, budget, name, &quick(50));
+                plan.map(|plan| plan.steps).map_err(|error| error.to_string())
+            };
+            let without = steps(&plain, name);
+            for other in [&no_host, &no_out, &no_back] {
+                assert_eq!(without, steps(other, name), "{}: {name}", plain.name);
+            }
+            if name == "pofo" {
+                assert_eq!(without.clone().ok(), steps(&plain, "rotor").ok());
+            }
+            compared += usize::from(without.is_ok());
+        }
+    }
+    assert!(compared > 40, "{compared}");
+}
+
+/// Whatever the links and however small the host, plans are legal: on the device within the budget,
+/// on the host within its memory.
+#[test]
+fn plans_stay_within_the_host() {
+    let (mut sent, mut tight) = (0, 0);
+    for seed in 0..120u64 {
+        let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let mut problem = match seed % 3 {
+            0 => problem(seed, Shape::all(10 + (seed % 50) as usize)),
+            k => series_parallel(seed, 20 + (seed % 60) as usize, k == 1),
+        };
+        problem.device.d2h_bytes_per_s = 1 + dice.below(3_000_000_000);
+        problem.device.h2d_bytes_per_s = 1 + dice.below(3_000_000_000);
+        let (low, high) = (problem.trivial_bound().get(), solver::baseline(&problem).1.peak.get());
+        for host in [1, 10, 40, 1000] {
+            problem.device.host_memory = Bytes(host);
+            let budget = Bytes(low + high.saturating_sub(low) * (1 + dice.below(3)) / 4);
+            for name in ["auto", "evict", "pofo"] {
+                let Ok(plan) = solver::plan(&problem, budget, name, &quick(20)) else { continue };
+                let checked = check(&problem, &plan).unwrap();
+                assert!(checked.host_peak <= Bytes(host) && checked.peak <= budget);
+                sent += usize::from(checked.host_peak > Bytes(0));
+                tight += usize::from(checked.host_peak.get() * 5 > host * 4);
+            }
+        }
+    }
+    println!("{sent} plans send, {tight} use most of the host");
+    assert!(sent > 150 && tight > 20, "{sent} {tight}");
+}
+
+/// A time limit of nothing is kept inside the placing of copies too: what comes back is legal.
+#[test]
+fn no_time_is_no_harm() {
+    let problem = linked(load("unet-3x16-b4"));
+    let options = Options { time_limit: Duration::ZERO, ..Options::default() };
+    for name in ["auto", "evict", "pofo"] {
+        match solver::plan(&problem, Bytes(keep_all_peak(&problem) / 2), name, &options) {
+            Ok(plan) => drop(check(&problem, &plan).unwrap()),
+            Err(plimsoll::Error::Infeasible { .. } | plimsoll::Error::Unsupported { .. }) => {}
+            Err(other) => panic!("{name}: {other}"),
+        }
+    }
+}
+
+#[test]
+#[ignore = "prints a table; slow"]
+fn table() {
+    let solvers = std::env::var("PLIMSOLL_SOLVERS").unwrap_or("rotor,pofo,evict,auto".into());
+    let files = std::env::var("PLIMSOLL_FILES").unwrap_or("gpt-4x256-b8".into());
+    for name in files.split(',') {
+        let problem = linked(load(name));
+        let (low, peak) = (problem.trivial_bound().get() as f64, keep_all_peak(&problem) as f64);
+        let fractions = [0.8, 0.6, 0.5, 0.4, 0.3].map(|f| (format!("{f}"), peak * f));
+        let rooms = [0.25, 0.12, 0.08, 0.05].map(|r| (format!("room {r}"), low + r * (peak - low)));
+        for (label, budget) in fractions.into_iter().chain(rooms) {
+            for solver in solvers.split(',') {
+                let started = std::time::Instant::now();
+                let options = Options { time_limit: Duration::from_secs(120), ..Options::default() };
+                let told = match solver::plan(&problem, Bytes(budget as u64), solver, &options) {
+                    Ok(plan) => {
+                        check(&problem, &plan).unwrap();
+                        format!("{:.3} %", 100.0 * plan.predicted.overhead)
+                    }
+                    Err(plimsoll::Error::Infeasible { minimum, .. }) => {
+                        format!("needs {:.3}", minimum.map_or(f64::NAN, |m| m.get() as f64 / peak))
+                    }
+                    Err(error) => error.to_string(),
+                };
+                println!("{name} {label} {solver}: {told} {:.2?}", started.elapsed());
+            }
+        }
+    }
 }

@@ -16,8 +16,10 @@
 //! The program has about n^2/2 binary columns for n ops that make storage: above [`EXACT`] of
 //! them it is refused unless the options limit its nodes, above [`MOST`] always.
 
+use super::auto::{closure_starts, construct};
 use super::family::{fastest, lowered, settle};
 use super::frame::Frame;
+use super::improve::Search;
 use super::milp::Verdict;
 use super::model::{Model, NONE};
 use super::phases::{Phases, Solution};
@@ -32,6 +34,8 @@ use crate::units::Bytes;
 const EXACT: usize = 64;
 /// Above this not even the relaxation ends in useful time.
 const MOST: usize = 160;
+/// Short searches for a plan to begin with, from each start.
+const TRIES: u64 = 3;
 
 /// The exact program.
 pub(super) struct Checkmate;
@@ -66,7 +70,8 @@ impl Solver for CheckmateLp {
             for part in [1.0, 0.9, 0.8] {
                 let room = (budget.get().saturating_sub(frame.model.resident)) as f64 * part;
                 let budget = frame.model.resident + room as u64;
-                let solution = Phases { model: &frame.model, budget, integer: false, runs: None }.solve(options);
+                let phases = Phases { model: &frame.model, budget, integer: false, runs: None, faster_than: None };
+                let solution = phases.solve(options);
                 if solution.verdict == Verdict::Optimal {
                     orders.extend((1..20).map(|k| rounded(&frame.model, &solution, f64::from(k) * 0.05)));
                 }
@@ -98,28 +103,94 @@ fn guard(model: &Model, solver: &'static str, exact: usize, options: &Options) -
 /// Solve the program, with `runs` of each unit at most.
 pub(super) fn exact(frame: &Frame, solver: &'static str, size: usize, runs: Option<u32>) -> Result<Outcome> {
     guard(&frame.model, solver, size, frame.options)?;
-    let phases = Phases { model: &frame.model, budget: frame.budget.get(), integer: true, runs };
+    // A plan of the class that is known is where the search may stop looking.
+    let plain = Model::new(frame.problem, false);
+    let known = known(frame, &plain, runs);
+    let faster_than = known.as_ref().map(|&(_, time)| time);
+    let phases = Phases { model: &plain, budget: frame.budget.get(), integer: true, runs, faster_than };
     let solution = phases.solve(frame.options);
-    match solution.verdict {
-        Verdict::Infeasible => return Ok(none(frame, "no plan of the solver's class fits")),
-        Verdict::Unknown => return Ok(none(frame, "none was found within the limits of the search")),
-        Verdict::Optimal | Verdict::Feasible => {}
-    }
-    // A first run whose result is made again before anything reads it is in the class, but useless.
-    let mut order = solution.order();
-    Sim::default().prune(&frame.model, &mut order);
+    let (proved, order) = match (solution.verdict, known) {
+        (Verdict::Infeasible, None) => return Ok(none(frame, "no plan of the solver's class fits")),
+        (Verdict::Unknown, None) => return Ok(none(frame, "none was found within the limits of the search")),
+        // Nothing in the class is faster.
+        (Verdict::Infeasible, Some((order, _))) => (true, order),
+        (Verdict::Unknown, Some((order, _))) => (false, order),
+        (verdict, known) => {
+            // A first run whose result is made again before anything reads it is in the class, but
+            // useless.
+            let mut order = solution.order();
+            Sim::default().prune(&plain, &mut order);
+            match Sim::default().run(&plain, &order).peak <= frame.budget.get() {
+                true => (verdict == Verdict::Optimal, order),
+                // HiGHS may overstep a row by its tolerance.
+                false => match known {
+                    Some((order, _)) => (false, order),
+                    None => return Ok(none(frame, "the plan found is over the budget by a rounding error")),
+                },
+            }
+        }
+    };
     let (steps, timeline) = lowered(frame, &order)?;
     if timeline.peak > frame.budget {
-        // HiGHS may overstep a row by its tolerance.
-        return Ok(none(frame, "the plan found is over the budget by a rounding error"));
+        return Ok(none(frame, "the plan found does not fit with storage taken over"));
     }
-    Ok(match (frame.outcome(steps, &timeline), solution.verdict) {
-        (Outcome::Feasible(mut plan), Verdict::Optimal) => {
+    Ok(match frame.outcome(steps, &timeline) {
+        Outcome::Feasible(mut plan) if proved => {
             plan.predicted.status = Status::Optimal;
             Outcome::Optimal(plan)
         }
-        (outcome, _) => outcome,
+        outcome => outcome,
     })
+}
+
+/// The fastest plan of the class that the heuristics find, and its time.
+fn known(frame: &Frame, model: &Model, runs: Option<u32>) -> Option<(Vec<u32>, u64)> {
+    let budget = frame.budget.get();
+    let mut found = construct(model, budget, closure_starts(model, budget), true, &frame.limits);
+    found.truncate(4 * TRIES as usize);
+    let mut sim = Sim::default();
+    let mut best: Option<(Vec<u32>, u64)> = None;
+    let mut consider = |order: &[u32]| {
+        if let Some(order) = of_class(model, order, runs) {
+            let score = sim.run(model, &order);
+            if score.peak <= budget && best.as_ref().is_none_or(|(_, time)| score.time < *time) {
+                best = Some((order, score.time));
+            }
+        }
+    };
+    found.iter().for_each(|(order, _)| consider(order));
+    // The searches move runs about, which may lead out of the class: many short ones.
+    for (order, _) in &found {
+        for seed in 0..TRIES {
+            let mut search = Search::new(model, budget, order.clone(), frame.options.seed.wrapping_add(seed));
+            search.improve(200 * order.len() as u64, 0.05, &|| frame.limits.late());
+            consider(&search.best);
+        }
+    }
+    best
+}
+
+/// The order as one of the class, if its first runs are in the order of the graph: what runs again
+/// between two of them once, in that order.
+fn of_class(model: &Model, order: &[u32], most: Option<u32>) -> Option<Vec<u32>> {
+    let mut class = Vec::with_capacity(order.len());
+    let (mut next, mut again) = (0u32, Vec::new());
+    for &u in order {
+        match u.cmp(&next) {
+            std::cmp::Ordering::Less => again.push(u),
+            std::cmp::Ordering::Greater => return None,
+            std::cmp::Ordering::Equal => {
+                again.sort_unstable();
+                again.dedup();
+                class.append(&mut again);
+                class.push(u);
+                next += 1;
+            }
+        }
+    }
+    let mut runs = vec![0u32; model.units.len()];
+    class.iter().for_each(|&u| runs[u as usize] += 1);
+    (next as usize == model.units.len() && most.is_none_or(|most| runs.iter().all(|&r| r <= most))).then_some(class)
 }
 
 fn none(frame: &Frame, why: &str) -> Outcome {

@@ -24,6 +24,8 @@ use crate::units::{Bytes, Nanos};
 
 /// More rounds than this do not pay.
 const ROUNDS: usize = 1500;
+/// Simulations that placing the copies of an order usually takes.
+const USUAL: u64 = 40;
 /// Gaps looked at for one peak.
 const WIDTH: usize = 24;
 
@@ -45,9 +47,11 @@ pub(super) struct Effort<'a> {
 }
 
 impl<'a> Effort<'a> {
-    /// `most` steps, or those of as many whole plans as the options allow nodes if that is less.
+    /// `most` steps, or what placing the copies of as many orders as the options allow nodes takes
+    /// if that is less.
     pub fn new(frame: &Frame, most: u64, late: &'a (dyn Fn() -> bool + Sync)) -> Self {
-        let nodes = frame.options.node_limit.map(|nodes| nodes.saturating_mul(frame.model.units.len() as u64));
+        let node = frame.model.units.len() as u64 * USUAL;
+        let nodes = frame.options.node_limit.map(|nodes| nodes.saturating_mul(node));
         Self { late, left: nodes.map_or(most, |nodes| nodes.min(most)) }
     }
 

@@ -442,3 +442,207 @@ impl Schedule {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::rng::Rng;
+    use super::*;
+
+    /// What is done with the next stages on the way forward.
+    #[derive(Clone, Copy, Debug)]
+    enum Act {
+        Save { rest: bool, input: bool },
+        Segment { to: usize, input: bool },
+    }
+
+    /// Every way to treat a chain from stage i on, ends with a saved stage.
+    fn all_acts(n: usize, i: usize, acts: &mut Vec<Act>, judge: &mut dyn FnMut(&[Act])) {
+        if i == n {
+            return judge(acts);
+        }
+        for input in [false, true] {
+            for rest in [false, true] {
+                acts.push(Act::Save { rest, input });
+                all_acts(n, i + 1, acts, judge);
+                acts.pop();
+            }
+            for to in i + 1..n {
+                acts.push(Act::Segment { to, input });
+                all_acts(n, to, acts, judge);
+                acts.pop();
+            }
+        }
+    }
+
+    /// A chain of stages in slots, and links that move a slot in so many time units.
+    struct Case {
+        links: Vec<Link>,
+        backward: Vec<u64>,
+        slot_time: [u64; 2],
+        /// Slots there are in all.
+        most: i64,
+    }
+
+    impl Case {
+        /// Rotor's recurrences, plainly.
+        fn rotor(&self, m: i64, a: usize, b: usize) -> Option<u64> {
+            let l = &self.links;
+            let (saved, backward_tmp, _) = l[a].ways[0];
+            let fits = m >= (l[a].input + saved + l[a].forward_tmp.max(backward_tmp)) as i64;
+            let rest = if a == b { Some(0) } else { self.rotor_if(fits, m - saved as i64, a + 1, b) };
+            let mut best = rest.filter(|_| fits).map(|t| t + l[a].time);
+            for j in a + 1..=b {
+                let forward = (a..j).all(|k| m >= (l[k].input + l[k + 1].input + l[k].forward_tmp) as i64);
+                let later = self.rotor_if(forward, m - l[j].input as i64, j, b);
+                let earlier = self.rotor_if(forward, m, a, j - 1);
+                let whole = later.zip(earlier).map(|(x, y)| x + y + l[a..j].iter().map(|l| l.time).sum::<u64>());
+                best = [best, whole].into_iter().flatten().min();
+            }
+            best
+        }
+
+        fn rotor_if(&self, ask: bool, m: i64, a: usize, b: usize) -> Option<u64> {
+            if ask && m >= 0 { self.rotor(m, a, b) } else { None }
+        }
+
+        /// Whole slots a link moves while stages from..to run.
+        fn moved(&self, times: &[u64], way: usize, from: usize, to: usize) -> i64 {
+            let until = |i: usize| times[..i].iter().sum::<u64>() / self.slot_time[way];
+            (until(to) - until(from)) as i64
+        }
+
+        /// The least time of such a list from stage i on with `m` slots, `out` on its way to the host
+        /// and `back` there again already, as seen from the ends. It waits as late as possible, and
+        /// before what runs again any number of slots.
+        fn time(&self, acts: &[Act], i: usize, m: i64, out: i64, back: i64) -> Option<u64> {
+            let l = &self.links;
+            let forward: Vec<u64> = l.iter().map(|l| l.time).collect();
+            // What lies on the device fits.
+            if m < out.max(back) {
+                return None;
+            }
+            let Some((act, acts)) = acts.split_first() else {
+                return Some((out - back).max(0) as u64 * self.slot_time[0]);
+            };
+            let input = l[i].input as i64;
+            match *act {
+                Act::Save { rest, input: sends } => {
+                    let (saved, backward_tmp, _) = l[i].ways[0];
+                    let [free, free_back] =
+                        [l[i].forward_tmp, backward_tmp].map(|tmp| m - input - saved as i64 - tmp as i64);
+                    if free < 0 || free_back < 0 {
+                        return None;
+                    }
+                    let waits = (out - free).max(0) as u64 * self.slot_time[0]
+                        + (back - free_back).max(0) as u64 * self.slot_time[1];
+                    let all = saved as i64 - l.get(i + 1).map_or(0, |l| l.input as i64);
+                    let (x, y) = (if rest { all } else { 0 }, if sends { input } else { 0 });
+                    let out = (out.min(free) + y - self.moved(&forward, 0, i, i + 1)).max(0) + x;
+                    let back = (back.min(free_back) - self.moved(&self.backward, 1, i, i + 1)).max(0) + x + y;
+                    let m = (m + x + y - saved as i64).min(self.most);
+                    self.time(acts, i + 1, m, out, back).map(|t| t + waits + l[i].time)
+                }
+                Act::Segment { to, input: sends } => {
+                    let y = if sends { input } else { 0 };
+                    // The least wait before the forward after which every stage of it fits.
+                    let fits = |out: i64| {
+                        (i..to).all(|k| {
+                            let drained = self.moved(&forward, 0, i, k);
+                            let there = if k == i { out + y } else { (out + y - drained).max(0) };
+                            m + y - there >= (l[k].input + l[k + 1].input + l[k].forward_tmp) as i64
+                        })
+                    };
+                    let after = (0..=out).rev().find(|&o| fits(o))?;
+                    let waits = (out - after) as u64 * self.slot_time[0];
+                    let out = (after + y - self.moved(&forward, 0, i, to)).max(0);
+                    let with = |wait: i64| {
+                        let back = back - wait;
+                        let again = self.rotor_if(true, m - back, i, to - 1)?;
+                        let moved = self.moved(&self.backward, 1, i, to) + (again / self.slot_time[1]) as i64;
+                        let (m, back) = ((m + y - l[to].input as i64).min(self.most), (back - moved).max(0) + y);
+                        let later = self.time(acts, to, m, out, back)?;
+                        Some(later + again + wait as u64 * self.slot_time[1])
+                    };
+                    let least = (0..=back).filter_map(with).min()?;
+                    Some(least + waits + forward[i..to].iter().sum::<u64>())
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_table_is_the_best_of_its_class() {
+        let mut rng = Rng::new(11);
+        let (mut finite, mut sending, mut both, mut faster) = (0, 0, 0, 0);
+        for round in 0..160 {
+            let n = if round % 8 == 0 { 5 } else { 1 + rng.below(4) };
+            let mut roll = |low: usize, high: usize| low + rng.below(high - low);
+            let inputs: Vec<usize> = (0..n).map(|i| if i == 0 { 0 } else { roll(1, 4) }).collect();
+            let links: Vec<Link> = (0..n)
+                .map(|i| Link {
+                    time: roll(1, 30) as u64,
+                    input: inputs[i],
+                    forward_tmp: roll(0, 2),
+                    ways: vec![(inputs.get(i + 1).copied().unwrap_or(0) + roll(0, 5), roll(0, 3), 0)],
+                })
+                .collect();
+            let backward: Vec<u64> = (0..n).map(|_| roll(1, 50) as u64).collect();
+            let slot_time = [roll(1, 20) as u64, roll(1, 20) as u64];
+            let most = 14;
+            let case = Case { links: links.clone(), backward: backward.clone(), slot_time, most: most as i64 };
+            let ways = slot_time.map(|t| Way { rate: 1_000_000_000, slot: t });
+            let table = Table::new(&links, &backward, ways, most, &|| false).unwrap();
+            let rotor = rotor::Table::new(&links, most);
+            for slots in 0..=most {
+                let mut best: Option<u64> = None;
+                all_acts(n, 0, &mut Vec::new(), &mut |acts| {
+                    best = [best, case.time(acts, 0, slots as i64, 0, 0)].into_iter().flatten().min();
+                });
+                let ours = table.at(0, slots, 0, 0);
+                let ours = (ours != NEVER).then_some(ours);
+                assert_eq!(ours, best, "{links:?} {backward:?} {slot_time:?} {slots}");
+                let Some(ours) = ours else { continue };
+                // The least memory is Rotor's: what runs again from the start on keeps nothing.
+                let without = rotor.time(slots, 0, n - 1);
+                assert!(ours <= without && without != NEVER);
+                let schedule = table.schedule(slots).unwrap();
+                let sends = !(schedule.rest.is_empty() && schedule.input.is_empty());
+                let forwards = schedule.runs.iter().filter(|run| matches!(run, Run::Forward(_)));
+                let again = forwards.map(|run| if let Run::Forward(s) = run { s.len() } else { 0 }).sum::<usize>() > n;
+                finite += 1;
+                sending += usize::from(sends);
+                both += usize::from(sends && again);
+                faster += usize::from(ours < without);
+            }
+        }
+        println!("{finite} finite, {sending} send, {both} recompute too, {faster} faster than rotor");
+        assert!(finite > 500 && sending > 150 && both > 80 && faster > 100);
+    }
+
+    /// Without anything sent, the table is Rotor's.
+    #[test]
+    fn slow_links_leave_rotor() {
+        let mut rng = Rng::new(3);
+        for _ in 0..60 {
+            let n = 1 + rng.below(6);
+            let mut roll = |low: usize, high: usize| low + rng.below(high - low);
+            let inputs: Vec<usize> = (0..n).map(|i| if i == 0 { 0 } else { roll(1, 4) }).collect();
+            let links: Vec<Link> = (0..n)
+                .map(|i| Link {
+                    time: roll(1, 30) as u64,
+                    input: inputs[i],
+                    forward_tmp: roll(0, 2),
+                    ways: vec![(inputs.get(i + 1).copied().unwrap_or(0) + roll(0, 5), roll(0, 3), 0)],
+                })
+                .collect();
+            let ways = [Way { rate: 1, slot: 1 << 20 }; 2];
+            let table = Table::new(&links, &vec![1; n], ways, 24, &|| false).unwrap();
+            let rotor = rotor::Table::new(&links, 24);
+            for slots in 0..=24 {
+                let (ours, rotors) = (table.at(0, slots, 0, 0), rotor.time(slots, 0, n - 1));
+                // A slot takes 2^20 seconds, which no recomputation does.
+                assert!(ours == rotors || (rotors == NEVER && ours >= 1 << 50));
+            }
+        }
+    }
+}
