@@ -219,8 +219,7 @@ impl Net {
             let mut reads = vec![from];
             reads.extend(inputs.iter().filter(|_| self.dice.chance(60)));
             reads.extend(self.dice.chance(30).then_some(output));
-            let made: Vec<ValueId> =
-                inputs.iter().map(|v| self.value(self.bytes[v.index()], Role::Gradient)).collect();
+            let made: Vec<ValueId> = inputs.iter().map(|v| self.value(self.bytes[v.index()], Role::Gradient)).collect();
             let mut outputs = made.clone();
             if self.dice.chance(40) {
                 let bytes = 1 + self.dice.roll(5);

@@ -13,16 +13,21 @@
 //! loses runs of no use: an op must run when its phase comes, but a result that is made again
 //! before it is read need not be made then.
 //!
+//! A plan of the class is sought first, by eviction with random rules; the program then only has to
+//! find a faster one or prove that there is none.
+//!
 //! The program has about n^2/2 binary columns for n ops that make storage: above [`EXACT`] of
 //! them it is refused unless the options limit its nodes, above [`MOST`] always.
 
 use super::auto::{closure_starts, construct};
+use super::evict::{Evictor, Rule};
 use super::family::{fastest, lowered, settle};
 use super::frame::Frame;
 use super::improve::Search;
 use super::milp::Verdict;
 use super::model::{Model, NONE};
 use super::phases::{Phases, Solution};
+use super::rng::Rng;
 use super::sim::Sim;
 use super::{Options, Outcome, Solver};
 use crate::cost::Problem;
@@ -34,8 +39,8 @@ use crate::units::Bytes;
 const EXACT: usize = 64;
 /// Above this not even the relaxation ends in useful time.
 const MOST: usize = 160;
-/// Short searches for a plan to begin with, from each start.
-const TRIES: u64 = 3;
+/// Random evictions in search of a plan to begin with.
+const TRIES: usize = 400;
 
 /// The exact program.
 pub(super) struct Checkmate;
@@ -146,8 +151,6 @@ pub(super) fn exact(frame: &Frame, solver: &'static str, size: usize, runs: Opti
 /// The fastest plan of the class that the heuristics find, and its time.
 fn known(frame: &Frame, model: &Model, runs: Option<u32>) -> Option<(Vec<u32>, u64)> {
     let budget = frame.budget.get();
-    let mut found = construct(model, budget, closure_starts(model, budget), true, &frame.limits);
-    found.truncate(4 * TRIES as usize);
     let mut sim = Sim::default();
     let mut best: Option<(Vec<u32>, u64)> = None;
     let mut consider = |order: &[u32]| {
@@ -158,13 +161,21 @@ fn known(frame: &Frame, model: &Model, runs: Option<u32>) -> Option<(Vec<u32>, u
             }
         }
     };
+    let found = construct(model, budget, closure_starts(model, budget), true, &frame.limits);
     found.iter().for_each(|(order, _)| consider(order));
-    // The searches move runs about, which may lead out of the class: many short ones.
-    for (order, _) in &found {
-        for seed in 0..TRIES {
-            let mut search = Search::new(model, budget, order.clone(), frame.options.seed.wrapping_add(seed));
-            search.improve(200 * order.len() as u64, 0.05, &|| frame.limits.late());
-            consider(&search.best);
+    // What only repeats units stays in the class, mostly.
+    let mut rng = Rng::new(frame.options.seed);
+    for _ in 0..TRIES {
+        if frame.limits.late() {
+            break;
+        }
+        let noise = 0.2 + 2.0 * rng.unit();
+        let rule = Rule { noise, keep: rng.unit(), surplus: rng.unit(), ..Rule::PORTFOLIO[rng.below(9)] };
+        let mut order = model.keep_all();
+        let most = 50 * order.len() as u64;
+        if Evictor::default().run(model, &mut order, budget, rule, &mut rng, &|work| work > most) {
+            Search::new(model, budget, order.clone(), 0).give_back(&mut order, &|| frame.limits.late());
+            consider(&order);
         }
     }
     best

@@ -97,7 +97,7 @@ impl Milp {
             problem.add_constraint(constraint!(row + zero <= bound));
         }
         let Ok(mut model) = problem.try_into_inner() else { return unknown(Verdict::Unknown) };
-        if std::env::var("PLIMSOLL_LOG").is_err() { model.make_quiet(); }
+        model.make_quiet();
         model.set_option("threads", 1);
         model.set_option("parallel", "off");
         model.set_option("mip_rel_gap", 0.0);

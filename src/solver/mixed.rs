@@ -30,12 +30,7 @@ const PARTS: [u64; 8] = [9, 7, 5, 4, 3, 2, 1, 0];
 
 /// The fastest of `best` and of plans that recompute and offload; `order` is the best found
 /// without offload, `peak` that of everything kept.
-pub(super) fn mixed(
-    frame: &Frame,
-    order: Option<&[u32]>,
-    peak: Bytes,
-    best: Option<Judged>,
-) -> Result<Option<Judged>> {
+pub(super) fn mixed(frame: &Frame, order: Option<&[u32]>, peak: Bytes, best: Option<Judged>) -> Result<Option<Judged>> {
     let model = &frame.model;
     let late = || frame.limits.late();
     let effort = Effort::new(frame, WORK, &late);
@@ -50,8 +45,12 @@ pub(super) fn mixed(
         }
     }
     let share = effort.part(2 * orders.len());
-    let mut found: Vec<Candidate> =
-        gather(orders.into_par_iter().map(|order| fit(frame, order, &[], Nanos(u64::MAX), &mut share.at_most(u64::MAX))).collect())?;
+    let mut found: Vec<Candidate> = gather(
+        orders
+            .into_par_iter()
+            .map(|order| fit(frame, order, &[], Nanos(u64::MAX), &mut share.at_most(u64::MAX)))
+            .collect(),
+    )?;
     found.extend(pofo::candidates(frame)?);
     found.sort_by_key(|c| (c.judged.1.time, c.judged.1.peak));
     if let Some(first) = found.first() {
@@ -124,8 +123,7 @@ impl Lane {
             // Most changes are no good, which shows soon.
             let mut trial = effort.at_most(60 * order.len() as u64);
             let before = trial;
-            if let Some(found) = fit(frame, order, &chosen, self.best.judged.1.time, &mut trial)?
-            {
+            if let Some(found) = fit(frame, order, &chosen, self.best.judged.1.time, &mut trial)? {
                 self.best = found;
             }
             effort.spend(before.spent(&trial));

@@ -198,7 +198,8 @@ impl<'a> Copies<'a> {
         let gaps = &self.gaps;
         let mut open: Vec<usize> =
             (0..gaps.len()).filter(|&g| !gaps[g].chosen && !gaps[g].barred && gaps[g].spans(at)).collect();
-        let long = |gap: &Gap| u128::from(self.starts[gap.to] - self.ends[gap.from]) * u128::from(gap.bytes.min(excess));
+        let long =
+            |gap: &Gap| u128::from(self.starts[gap.to] - self.ends[gap.from]) * u128::from(gap.bytes.min(excess));
         open.sort_by_key(|&g| (std::cmp::Reverse(long(&gaps[g])), g));
         for &g in open.iter().take(WIDTH) {
             self.gaps[g].chosen = true;

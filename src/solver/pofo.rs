@@ -238,10 +238,12 @@ impl<'a> Table<'a> {
     ) -> Option<Self> {
         let sums = |times: &mut dyn Iterator<Item = u64>| {
             let mut sum = 0u64;
-            std::iter::once(0).chain(times.map(|t| {
-                sum = sum.saturating_add(t);
-                sum
-            })).collect::<Vec<u64>>()
+            std::iter::once(0)
+                .chain(times.map(|t| {
+                    sum = sum.saturating_add(t);
+                    sum
+                }))
+                .collect::<Vec<u64>>()
         };
         let rotor = rotor::Table::new(links, slots);
         let mut table = Self {
@@ -324,12 +326,7 @@ impl<'a> Table<'a> {
                     continue;
                 }
                 let (x, y) = (if rest { all } else { 0 }, if input { link.input } else { 0 });
-                let state = (
-                    i + 1,
-                    m - saved + x + y,
-                    (o + y).saturating_sub(out) + x,
-                    p.saturating_sub(back) + x + y,
-                );
+                let state = (i + 1, m - saved + x + y, (o + y).saturating_sub(out) + x, p.saturating_sub(back) + x + y);
                 let later = self.at(state.0, state.1, state.2, state.3);
                 let whole = later.saturating_add(link.time).saturating_add(time);
                 consider(if later == NEVER { NEVER } else { whole }, Choice::Save { way, rest, input }, state);
