@@ -129,3 +129,123 @@ pub fn problem(seed: u64, shape: Shape) -> Problem {
     debug_assert!(graph.values().keys().all(|v| v.index() < values.len()));
     Problem::new(format!("random-{seed}"), graph, Costs { time, workspace }, Device::default()).expect("sums are small")
 }
+
+/// A random series-parallel graph of about `ops` ops, in any number of which branches run side by
+/// side; with `backward`, about half of them are its backward pass, which reads what was made on
+/// the way forward and adds up the gradients of what has several readers.
+///
+/// # Panics
+/// Never: what it builds is valid, and the builder says so.
+pub fn series_parallel(seed: u64, ops: usize, backward: bool) -> Problem {
+    let mut net = Net {
+        dice: Dice(seed ^ 0x5e71_e5fa_4a11_e100),
+        builder: GraphBuilder::new(),
+        costs: Costs { time: EntityMap::new(), workspace: EntityMap::new() },
+        bytes: Vec::new(),
+        ops: Vec::new(),
+    };
+    let size = 1 + net.dice.roll(40);
+    let input = net.value(size, Role::Input);
+    net.builder.resident(input);
+    // The backward takes an op for each, and the sums.
+    let forward = if backward { ops * 2 / 5 } else { ops };
+    let output = net.block(input, forward.max(1));
+    match backward {
+        false => net.builder.output(output),
+        true => net.backward(output),
+    }
+    let graph = net.builder.finish().expect("the generator makes valid graphs");
+    Problem::new(format!("series-parallel-{seed}"), graph, net.costs, Device::default()).expect("sums are small")
+}
+
+/// A graph under construction and what its ops read and make.
+struct Net {
+    dice: Dice,
+    builder: GraphBuilder,
+    costs: Costs,
+    bytes: Vec<u64>,
+    ops: Vec<(Vec<ValueId>, ValueId)>,
+}
+
+impl Net {
+    fn value(&mut self, bytes: u64, role: Role) -> ValueId {
+        self.bytes.push(bytes);
+        self.builder.value(NewValue { bytes: Bytes(bytes), role, ..NewValue::default() })
+    }
+
+    fn op(&mut self, kind: &str, phase: Phase, inputs: Vec<ValueId>, outputs: Vec<ValueId>) {
+        self.costs.time.push(Nanos(1 + self.dice.roll(60)));
+        let workspace = if self.dice.chance(10) { self.dice.roll(20) } else { 0 };
+        self.costs.workspace.push(Bytes(workspace));
+        let (inplace, replay) = (Vec::new(), Replay::Pure);
+        self.builder.op(Op { kind: kind.into(), phase, inputs, outputs, inplace, replay });
+    }
+
+    /// One forward op.
+    fn forward(&mut self, inputs: Vec<ValueId>) -> ValueId {
+        let same = self.bytes[inputs[0].index()];
+        let bytes = if self.dice.chance(60) { same } else { 1 + self.dice.roll(40) };
+        let output = self.value(bytes, Role::Activation);
+        let kind = format!("Op{}", self.dice.roll(5));
+        self.op(&kind, Phase::Forward, inputs.clone(), vec![output]);
+        self.ops.push((inputs, output));
+        output
+    }
+
+    /// `ops` ops between two ends: one after the other, or branches and an op that joins them.
+    fn block(&mut self, input: ValueId, ops: usize) -> ValueId {
+        if ops < 4 || self.dice.chance(50) {
+            if ops == 1 {
+                return self.forward(vec![input]);
+            }
+            let first = 1 + self.dice.roll(ops as u64 - 1) as usize;
+            let middle = self.block(input, first);
+            return self.block(middle, ops - first);
+        }
+        let branches = 2 + self.dice.roll(2.min(ops as u64 - 3)) as usize;
+        let mut left = ops - 1;
+        let mut ends = Vec::new();
+        for k in (0..branches).rev() {
+            let most = left - k;
+            let here = if k == 0 { most } else { 1 + self.dice.roll(most as u64) as usize };
+            left -= here;
+            ends.push(self.block(input, here));
+        }
+        self.forward(ends)
+    }
+
+    fn backward(&mut self, output: ValueId) {
+        let mut gradient: Vec<Option<ValueId>> = vec![None; self.bytes.len()];
+        let seed = self.value(self.bytes[output.index()], Role::Gradient);
+        self.op("Loss", Phase::Loss, vec![output], vec![seed]);
+        gradient[output.index()] = Some(seed);
+        for (inputs, output) in std::mem::take(&mut self.ops).into_iter().rev() {
+            let Some(from) = gradient[output.index()] else { continue };
+            let mut reads = vec![from];
+            reads.extend(inputs.iter().filter(|_| self.dice.chance(60)));
+            reads.extend(self.dice.chance(30).then_some(output));
+            let made: Vec<ValueId> = inputs.iter().map(|v| self.value(self.bytes[v.index()], Role::Gradient)).collect();
+            let mut outputs = made.clone();
+            if self.dice.chance(40) {
+                let bytes = 1 + self.dice.roll(5);
+                let weights = self.value(bytes, Role::Gradient);
+                self.builder.output(weights);
+                outputs.push(weights);
+            }
+            self.op("Backward", Phase::Backward, reads, outputs);
+            for (v, made) in inputs.into_iter().zip(made) {
+                let sum = match gradient[v.index()] {
+                    None => made,
+                    Some(before) => {
+                        let sum = self.value(self.bytes[v.index()], Role::Gradient);
+                        self.op("Sum", Phase::Backward, vec![before, made], vec![sum]);
+                        sum
+                    }
+                };
+                gradient[v.index()] = Some(sum);
+            }
+        }
+        // The input's.
+        self.builder.output(gradient[0].expect("every path leads to the input"));
+    }
+}

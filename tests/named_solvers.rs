@@ -36,7 +36,7 @@ fn verify(problem: &Problem, plan: &Plan) {
 const EXACT: [&str; 3] = ["checkmate", "checkmate-lp", "moccasin"];
 /// Those that take chains only.
 #[cfg(feature = "fuzzing")]
-const CHAINS: [&str; 2] = ["rotor", "rockmate"];
+const CHAINS: [&str; 3] = ["rotor", "rockmate", "pofo"];
 
 fn named() -> Vec<&'static str> {
     solver::names().into_iter().filter(|n| !["auto", "evict", "chain", "keep-all"].contains(n)).collect()
@@ -89,7 +89,7 @@ fn auto_is_no_worse_on_real_graphs() {
 
 #[cfg(feature = "fuzzing")]
 mod random {
-    use plimsoll::fuzz::{Shape, problem};
+    use plimsoll::fuzz::{Shape, problem, series_parallel};
     #[cfg(feature = "highs")]
     use plimsoll::plan::{Status, Step};
 
@@ -154,6 +154,65 @@ mod random {
             }
         }
         assert!(refused > 20, "{refused}");
+    }
+
+    /// Every solver on graphs that are no chains: a checked plan, an honest failure or a refusal.
+    fn planned_or_refused(problem: &Problem, budget: Bytes) -> (Vec<&'static str>, Vec<&'static str>) {
+        let (mut planned, mut refused) = (Vec::new(), Vec::new());
+        for name in solver::names() {
+            // Programs of large graphs have no limit on nodes that means little time.
+            let options = Options { time_limit: Duration::from_secs(20), ..quick(10) };
+            match solver::plan(problem, budget, name, &options) {
+                Ok(plan) => {
+                    verify(problem, &plan);
+                    planned.push(name);
+                }
+                Err(Error::Unsupported { solver, why }) => {
+                    assert!(solver == name && !why.is_empty());
+                    refused.push(name);
+                }
+                Err(Error::Infeasible { minimum, .. }) => assert!(minimum.is_none_or(|m| m > budget), "{name}"),
+                Err(other) => panic!("{} {name}: {other}", problem.name),
+            }
+        }
+        println!("{}: planned by {planned:?}, refused by {refused:?}", problem.name);
+        (planned, refused)
+    }
+
+    #[test]
+    fn no_solver_assumes_a_chain() {
+        let mut linked = series_parallel(8, 400, true);
+        linked.device.host_memory = Bytes(10_000);
+        (linked.device.d2h_bytes_per_s, linked.device.h2d_bytes_per_s) = (500_000_000, 500_000_000);
+        let mut problems = vec![load("unet-3x16-b4"), linked];
+        problems.push(series_parallel(1, 2000, true));
+        problems.push(series_parallel(3, 2000, false));
+        for problem in problems {
+            let (low, high) = (problem.trivial_bound().get(), keep_all_peak(&problem));
+            let (planned, refused) = planned_or_refused(&problem, Bytes(low.midpoint(high)));
+            assert!(planned.contains(&"auto"), "{planned:?}");
+            assert!(EXACT.iter().all(|name| refused.contains(name)));
+            // Branches run side by side nearly everywhere: no chain, or one for all that need one.
+            if problem.name.starts_with("series-parallel") {
+                let chains = CHAINS.iter().filter(|name| refused.contains(name)).count();
+                assert!(chains == CHAINS.len() || chains == 0, "{refused:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_generator_makes_series_parallel_steps() {
+        let (mut sums, mut joins) = (0, 0);
+        for seed in 0..40 {
+            let step = series_parallel(seed, 300, true);
+            let count = |kind: &str| step.graph.ops().values().filter(|op| op.kind == kind).count();
+            assert!((200..400).contains(&step.graph.ops().len()), "{}", step.graph.ops().len());
+            sums += count("Sum");
+            joins += step.graph.ops().values().filter(|op| op.kind.starts_with("Op") && op.inputs.len() > 1).count();
+            // As many splits as joins: each branch of a join is a gradient to add up.
+            assert_eq!(series_parallel(seed, 300, false).graph.ops().len(), 300);
+        }
+        assert!(sums > 400 && joins > 400, "{sums} {joins}");
     }
 
     /// The best of Checkmate's class for each peak, by trying all: phase t ends with op t (the

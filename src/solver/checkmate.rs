@@ -13,15 +13,22 @@
 //! loses runs of no use: an op must run when its phase comes, but a result that is made again
 //! before it is read need not be made then.
 //!
+//! A plan of the class is sought first, by eviction with random rules; the program then only has to
+//! find a faster one or prove that there is none.
+//!
 //! The program has about n^2/2 binary columns for n ops that make storage: above [`EXACT`] of
 //! them it is refused unless the options limit its nodes, above [`MOST`] always.
 
+use super::auto::{closure_starts, construct};
+use super::evict::{Evictor, Rule};
 use super::explain;
 use super::family::{fastest, lowered, settle};
 use super::frame::Frame;
+use super::improve::Search;
 use super::milp::Verdict;
 use super::model::{Model, NONE};
 use super::phases::{Phases, Solution};
+use super::rng::Rng;
 use super::sim::Sim;
 use super::{Options, Outcome, Solver};
 use crate::cost::Problem;
@@ -33,6 +40,8 @@ use crate::units::Bytes;
 const EXACT: usize = 64;
 /// Above this not even the relaxation ends in useful time.
 const MOST: usize = 160;
+/// Random evictions in search of a plan to begin with.
+const TRIES: usize = 400;
 
 /// The exact program.
 pub(super) struct Checkmate;
@@ -67,8 +76,8 @@ impl Solver for CheckmateLp {
             for part in [1.0, 0.9, 0.8] {
                 let room = (budget.get().saturating_sub(frame.model.resident)) as f64 * part;
                 let budget = frame.model.resident + room as u64;
-                let solution =
-                    Phases { model: &frame.model, budget, integer: false, runs: None }.solve(&frame.remaining());
+                let phases = Phases { model: &frame.model, budget, integer: false, runs: None, faster_than: None };
+                let solution = phases.solve(&frame.remaining());
                 if solution.verdict == Verdict::Optimal {
                     orders.extend((1..20).map(|k| rounded(&frame.model, &solution, f64::from(k) * 0.05)));
                 }
@@ -103,28 +112,100 @@ fn guard(model: &Model, solver: &'static str, exact: usize, options: &Options) -
 /// Solve the program, with `runs` of each unit at most.
 pub(super) fn exact(frame: &Frame, solver: &'static str, size: usize, runs: Option<u32>) -> Result<Outcome> {
     guard(&frame.model, solver, size, frame.options)?;
-    let phases = Phases { model: &frame.model, budget: frame.budget.get(), integer: true, runs };
+    // A plan of the class that is known is where the search may stop looking.
+    let plain = Model::new(frame.problem, false);
+    let known = known(frame, &plain, runs);
+    let faster_than = known.as_ref().map(|&(_, time)| time);
+    let phases = Phases { model: &plain, budget: frame.budget.get(), integer: true, runs, faster_than };
     let solution = phases.solve(&frame.remaining());
-    match solution.verdict {
-        Verdict::Infeasible => return explain::asked(frame, "no plan of the solver's class fits"),
-        Verdict::Unknown => return explain::asked(frame, "none was found within the limits of the search"),
-        Verdict::Optimal | Verdict::Feasible => {}
-    }
-    // A first run whose result is made again before anything reads it is in the class, but useless.
-    let mut order = solution.order();
-    Sim::default().prune(&frame.model, &mut order);
+    let (proved, order) = match (solution.verdict, known) {
+        (Verdict::Infeasible, None) => return explain::asked(frame, "no plan of the solver's class fits"),
+        (Verdict::Unknown, None) => return explain::asked(frame, "none was found within the limits of the search"),
+        // Nothing in the class is faster.
+        (Verdict::Infeasible, Some((order, _))) => (true, order),
+        (Verdict::Unknown, Some((order, _))) => (false, order),
+        (verdict, known) => {
+            // A first run whose result is made again before anything reads it is in the class, but
+            // useless.
+            let mut order = solution.order();
+            Sim::default().prune(&plain, &mut order);
+            match Sim::default().run(&plain, &order).peak <= frame.budget.get() {
+                true => (verdict == Verdict::Optimal, order),
+                // HiGHS may overstep a row by its tolerance.
+                false => match known {
+                    Some((order, _)) => (false, order),
+                    None => return explain::asked(frame, "the plan found is over the budget by a rounding error"),
+                },
+            }
+        }
+    };
     let (steps, timeline) = lowered(frame, &order)?;
     if timeline.peak > frame.budget {
-        // HiGHS may overstep a row by its tolerance.
-        return explain::asked(frame, "the plan found is over the budget by a rounding error");
+        return explain::asked(frame, "the plan found does not fit with storage taken over");
     }
-    Ok(match (frame.outcome(steps, &timeline), solution.verdict) {
-        (Outcome::Feasible { mut plan, .. }, Verdict::Optimal) => {
+    Ok(match frame.outcome(steps, &timeline) {
+        Outcome::Feasible { mut plan, .. } if proved => {
             plan.predicted.status = Status::Optimal;
             Outcome::Optimal(plan)
         }
-        (outcome, _) => outcome,
+        outcome => outcome,
     })
+}
+
+/// The fastest plan of the class that the heuristics find, and its time.
+fn known(frame: &Frame, model: &Model, runs: Option<u32>) -> Option<(Vec<u32>, u64)> {
+    let budget = frame.budget.get();
+    let mut sim = Sim::default();
+    let mut best: Option<(Vec<u32>, u64)> = None;
+    let mut consider = |order: &[u32]| {
+        if let Some(order) = of_class(model, order, runs) {
+            let score = sim.run(model, &order);
+            if score.peak <= budget && best.as_ref().is_none_or(|(_, time)| score.time < *time) {
+                best = Some((order, score.time));
+            }
+        }
+    };
+    let found = construct(model, budget, closure_starts(model, budget), true, &frame.limits);
+    found.iter().for_each(|(order, _)| consider(order));
+    // What only repeats units stays in the class, mostly.
+    let mut rng = Rng::new(frame.options.seed);
+    for _ in 0..TRIES {
+        if frame.limits.late() {
+            break;
+        }
+        let noise = 0.2 + 2.0 * rng.unit();
+        let rule = Rule { noise, keep: rng.unit(), surplus: rng.unit(), ..Rule::PORTFOLIO[rng.below(9)] };
+        let mut order = model.keep_all();
+        let most = 50 * order.len() as u64;
+        if Evictor::default().run(model, &mut order, budget, rule, &mut rng, &|work| work > most) {
+            Search::new(model, budget, order.clone(), 0).give_back(&mut order, &|| frame.limits.late());
+            consider(&order);
+        }
+    }
+    best
+}
+
+/// The order as one of the class, if its first runs are in the order of the graph: what runs again
+/// between two of them once, in that order.
+fn of_class(model: &Model, order: &[u32], most: Option<u32>) -> Option<Vec<u32>> {
+    let mut class = Vec::with_capacity(order.len());
+    let (mut next, mut again) = (0u32, Vec::new());
+    for &u in order {
+        match u.cmp(&next) {
+            std::cmp::Ordering::Less => again.push(u),
+            std::cmp::Ordering::Greater => return None,
+            std::cmp::Ordering::Equal => {
+                again.sort_unstable();
+                again.dedup();
+                class.append(&mut again);
+                class.push(u);
+                next += 1;
+            }
+        }
+    }
+    let mut runs = vec![0u32; model.units.len()];
+    class.iter().for_each(|&u| runs[u as usize] += 1);
+    (next as usize == model.units.len() && most.is_none_or(|most| runs.iter().all(|&r| r <= most))).then_some(class)
 }
 
 /// The paper's two-phase rounding: what is kept at the start of each phase is what the relaxation

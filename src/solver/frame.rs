@@ -1,7 +1,8 @@
 //! What every solver does around its search: prove what is easy, judge by the simulator, report.
 
-use super::auto::{Limits, closure_starts, construct, least_time};
+use super::auto::{Limits, least_time};
 use super::explain;
+use super::mixed::mixed;
 use super::model::{Model, needed};
 use super::progress::{Watch, overhead};
 use super::reorder::shrink_first;
@@ -116,7 +117,7 @@ impl<'a> Frame<'a> {
         }
         if offloads {
             frame.limits.watch.phase("offload");
-            best = frame.offloaded(order.as_deref(), best)?;
+            best = mixed(&frame, order.as_deref(), frame.everything, best)?;
         }
         if let Some((steps, timeline)) = best {
             return Ok(frame.outcome(steps, &timeline));
@@ -165,38 +166,6 @@ impl<'a> Frame<'a> {
         let steps = lower(&self.problem.graph, &self.model.expand(order), lowering);
         let timeline = simulate(self.problem, &steps)?;
         Ok((steps, timeline))
-    }
-
-    /// The fastest of `best` and of plans that recompute for a larger budget and offload the rest.
-    fn offloaded(
-        &self,
-        order: Option<&[u32]>,
-        mut best: Option<(Vec<Step>, Timeline)>,
-    ) -> Result<Option<(Vec<Step>, Timeline)>> {
-        let mut orders = vec![self.model.keep_all(), shrink_first(&self.model)];
-        orders.extend(order.map(<[u32]>::to_vec));
-        let more = self.everything.saturating_sub(self.budget).get();
-        for part in [7, 5, 3, 2, 1] {
-            if !self.limits.late() {
-                let budget = self.budget.get() + (u128::from(more) * part / 10) as u64;
-                let starts = closure_starts(&self.model, budget);
-                let found = construct(&self.model, budget, starts, true, &self.limits);
-                orders.extend(found.into_iter().take(2).map(|(order, _)| order));
-            }
-        }
-        for order in orders {
-            if self.limits.late() {
-                break;
-            }
-            let (steps, _) = self.steps(&order)?;
-            if let Some((steps, timeline)) = offload::offload(self.problem, &steps, self.budget)?
-                && timeline.host_peak <= self.problem.device.host_memory
-                && best.as_ref().is_none_or(|(_, best)| timeline.time < best.time)
-            {
-                best = Some((steps, timeline));
-            }
-        }
-        Ok(best)
     }
 
     /// A plan within the budget, and whether it is proved that none is faster.

@@ -45,6 +45,11 @@ impl Answer {
 /// Minimize a cost subject to rows `expression <= bound`, columns in 0..=1.
 #[derive(Default)]
 pub(super) struct Milp {
+    /// Solutions that cost this or more are of no use; if there are no others the verdict is
+    /// [`Verdict::Infeasible`].
+    pub cutoff: Option<f64>,
+    /// Costs of any two solutions differ by this or not at all.
+    pub step: f64,
     columns: ProblemVariables,
     order: Vec<Variable>,
     cost: Expression,
@@ -100,7 +105,11 @@ impl Milp {
         model.set_option("threads", 1);
         model.set_option("parallel", "off");
         model.set_option("mip_rel_gap", 0.0);
-        model.set_option("mip_abs_gap", 1e-7);
+        // What is left open may be just less than the next better cost.
+        model.set_option("mip_abs_gap", (0.9 * self.step).max(1e-7));
+        if let Some(cutoff) = self.cutoff {
+            model.set_option("objective_bound", cutoff);
+        }
         model.set_option("mip_feasibility_tolerance", 1e-7);
         model.set_option("primal_feasibility_tolerance", 1e-8);
         model.set_option("time_limit", options.time_limit.as_secs_f64().clamp(0.01, 1e7));
@@ -110,7 +119,9 @@ impl Milp {
         let Ok(solved) = model.try_solve() else { return unknown(Verdict::Unknown) };
         let verdict = match solved.status() {
             HighsModelStatus::Optimal => Verdict::Optimal,
-            HighsModelStatus::Infeasible | HighsModelStatus::UnboundedOrInfeasible => {
+            HighsModelStatus::Infeasible
+            | HighsModelStatus::UnboundedOrInfeasible
+            | HighsModelStatus::ObjectiveBound => {
                 return unknown(Verdict::Infeasible);
             }
             _ if solved.primal_solution_status() == HighsSolutionStatus::Feasible => Verdict::Feasible,

@@ -22,12 +22,14 @@ mod improve;
 mod knapsack;
 #[cfg(feature = "highs")]
 mod milp;
+mod mixed;
 #[cfg(feature = "highs")]
 mod moccasin;
 mod model;
 mod offload;
 #[cfg(feature = "highs")]
 mod phases;
+mod pofo;
 mod progress;
 mod registry;
 mod reorder;

@@ -23,6 +23,16 @@
 //! live   S(t,s) |  R + S             |     Q(t,j',s)       |   S(t+1,s)
 //! ```
 //!
+//! Four things are known beforehand, and make the program much smaller:
+//!
+//! - Up to the first unit t0 at which all that was made so far, with nothing freed, exceeds the
+//!   budget, nothing needs to be dropped: S = 1 and R = 0. (Dropping is free, so the later the
+//!   better.)
+//! - What nothing can read any more, directly or through what runs again, is not kept or made:
+//!   S = R = 0.
+//! - A run that is not read in its phase was for later: R(t,i) <= sum of R(t,readers of i) + S(t+1,s).
+//! - A plan known to fit is a cutoff; one unit's time must fit into what it pays for recomputation.
+//!
 //! Only R has to be integer: the least S and Q for an integer R are integers. What this adds to
 //! the paper: storages apart from values (views cost time, W(t,v), but no bytes; they run again
 //! after their storage was made again), units with several outputs, workspaces, residents, and
@@ -40,6 +50,8 @@ pub(super) struct Phases<'a, 'm> {
     pub integer: bool,
     /// Times a unit may run at most.
     pub runs: Option<u32>,
+    /// Only plans faster than this are looked for, in nanoseconds.
+    pub faster_than: Option<u64>,
 }
 
 /// R and S as the solver left them.
@@ -62,11 +74,20 @@ impl Phases<'_, '_> {
         let n = model.units.len();
         let scale = COST / model.units.iter().map(|u| u.time as f64).sum::<f64>().max(1.0);
         let mut milp = Milp::default();
+        let once: u64 = model.units.iter().map(|u| u.time).sum();
+        // What may be paid beyond running everything once, views included.
+        let extra = self.faster_than.map(|time| time.saturating_sub(once));
+        let step = self.step();
+        milp.step = step as f64 * scale;
+        milp.cutoff = extra.map(|extra| (extra as f64 - 0.5 * step as f64) * scale);
+        let (readers, full, useful) = (readers(model), self.full(), useful(model));
         let mut runs: Vec<Vec<Term>> = Vec::with_capacity(n);
         for t in 0..n {
             let mut row: Vec<Term> = Vec::with_capacity(t + 1);
             for unit in &model.units[..t] {
-                row.push(match unit.replayable {
+                let wanted = t > full && unit.writes.iter().any(|&s| useful[s as usize] >= t);
+                let pays = extra.is_none_or(|extra| unit.time < extra.max(1));
+                row.push(match unit.replayable && wanted && pays {
                     true => milp.column(self.integer, unit.time as f64 * scale),
                     false => ZERO,
                 });
@@ -76,16 +97,19 @@ impl Phases<'_, '_> {
         }
         let mut live: Vec<Vec<Term>> = Vec::with_capacity(n + 1);
         for t in 0..n {
-            let column = |item: &super::model::Item| match item.maker != NONE && (item.maker as usize) < t {
+            let column = |(s, item): (usize, &super::model::Item)| match item.maker != NONE && (item.maker as usize) < t
+            {
+                true if useful[s] < t => ZERO,
+                true if t <= full => ONE,
                 true => milp.column(false, 0.0),
                 false => ZERO,
             };
-            live.push(model.items.iter().map(column).collect());
+            live.push(model.items.iter().enumerate().map(column).collect());
         }
         live.push(vec![ZERO; model.items.len()]);
         self.dependencies(&mut milp, &runs, &live);
+        self.purpose(&mut milp, &runs, &live, &readers);
         self.views(&mut milp, &runs, &live, scale);
-        let readers = readers(model);
         for t in 0..n {
             self.memory(&mut milp, &runs, &live, &readers, t);
         }
@@ -100,6 +124,40 @@ impl Phases<'_, '_> {
             verdict: answer.verdict,
             runs: runs.iter().map(|row| read(row, &answer)).collect(),
             live: live.iter().map(|row| read(row, &answer)).collect(),
+        }
+    }
+
+    /// The first unit at which everything made so far does not fit.
+    fn full(&self) -> usize {
+        let model = self.model;
+        let mut made = model.resident;
+        let over = model.units.iter().position(|unit| {
+            made += unit.writes.iter().map(|&s| model.items[s as usize].bytes).sum::<u64>();
+            made + unit.workspace > self.budget
+        });
+        over.unwrap_or(model.units.len())
+    }
+
+    /// The greatest time of which every time is a multiple.
+    fn step(&self) -> u64 {
+        let times = self.model.units.iter().map(|u| u.time).chain(self.model.views.iter().map(|v| v.time));
+        times.fold(0, |mut a, mut b| {
+            while b > 0 {
+                (a, b) = (b, a % b);
+            }
+            a
+        })
+    }
+
+    /// No run for nothing.
+    fn purpose(&self, milp: &mut Milp, runs: &[Vec<Term>], live: &[Vec<Term>], readers: &[Vec<usize>]) {
+        for (t, row) in runs.iter().enumerate() {
+            for (i, &run) in row[..t].iter().enumerate().filter(|(_, run)| matches!(run, Term::Column(_))) {
+                let items = self.model.units[i].writes.iter().map(|&s| s as usize);
+                let read = items.clone().flat_map(|s| readers[s].iter().filter(|&&j| j <= t)).map(|&j| row[j]);
+                let purposes = read.chain(items.map(|s| live[t + 1][s])).map(|term| (-1.0, term));
+                milp.at_most([(1.0, run)].into_iter().chain(purposes), 0.0);
+            }
         }
     }
 
@@ -222,6 +280,18 @@ impl Phases<'_, '_> {
             milp.at_most(row, (self.budget as f64 - model.resident as f64) * unit);
         }
     }
+}
+
+/// The last phase in which each item can be read, directly or by what is made of it again; 0 if
+/// never.
+fn useful(model: &Model) -> Vec<usize> {
+    let mut useful = vec![0; model.items.len()];
+    for (u, unit) in model.units.iter().enumerate().rev() {
+        let again = unit.writes.iter().map(|&s| useful[s as usize]).max().filter(|_| unit.replayable);
+        let last = again.unwrap_or(0).max(u);
+        unit.reads.iter().for_each(|&s| useful[s as usize] = last.max(useful[s as usize]));
+    }
+    useful
 }
 
 fn readers(model: &Model) -> Vec<Vec<usize>> {

@@ -11,6 +11,7 @@ use super::hierarchical::Hierarchical;
 use super::knapsack::BoundaryKnapsack;
 #[cfg(feature = "highs")]
 use super::moccasin::Moccasin;
+use super::pofo::Pofo;
 use super::rockmate::Rockmate;
 use super::rotor::Rotor;
 use super::segments::{RecomputeAll, Sqrt};
@@ -32,6 +33,7 @@ pub fn solvers() -> Vec<Box<dyn Solver>> {
         Box::new(BoundaryKnapsack),
         Box::new(Rotor),
         Box::new(Rockmate),
+        Box::new(Pofo),
         #[cfg(feature = "highs")]
         Box::new(Checkmate),
         #[cfg(feature = "highs")]

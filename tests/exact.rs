@@ -1,0 +1,82 @@
+//! Exact programs on problems of forty ops.
+#![cfg(all(feature = "highs", feature = "fuzzing"))]
+
+use std::time::Duration;
+
+use plimsoll::check::check;
+use plimsoll::cost::Problem;
+use plimsoll::entity::OpId;
+use plimsoll::fuzz::{Shape, problem, series_parallel};
+use plimsoll::plan::{Lowering, Plan, Status, lower, simulate};
+use plimsoll::solver::{self, Options};
+use plimsoll::{Bytes, Error};
+
+/// Problems of about forty ops: side by side and after one another, a forward and a backward part
+/// of such, and what the general generator makes.
+fn corpus() -> Vec<(String, Problem)> {
+    let mut all = Vec::new();
+    for seed in 0..4 {
+        all.push((format!("series-parallel {seed}"), series_parallel(seed, 40, false)));
+        all.push((format!("step {seed}"), series_parallel(seed, 40, true)));
+        let shape = Shape { once: false, inplace: false, views: false, ..Shape::all(40) };
+        all.push((format!("mirrored {seed}"), problem(seed, shape)));
+    }
+    all
+}
+
+/// The peak in the graph's order, nothing taken over.
+fn keep_all_peak(problem: &Problem) -> u64 {
+    let order: Vec<OpId> = problem.graph.ops().keys().collect();
+    simulate(problem, &lower(&problem.graph, &order, Lowering { inplace: false })).unwrap().peak.get()
+}
+
+fn verify(problem: &Problem, plan: &Plan) {
+    check(problem, plan).unwrap();
+    assert!(plan.predicted.lower_bound <= plan.predicted.overhead);
+}
+
+/// A few that do not take long, for which the heuristics' best is not in the class or not optimal.
+#[test]
+fn forty_ops_are_proved_optimal() {
+    let all = corpus();
+    for (name, part) in [("series-parallel 0", 0.7), ("step 1", 0.8), ("mirrored 0", 0.8)] {
+        let problem = &all.iter().find(|(known, _)| known == name).expect("it is in the corpus").1;
+        let budget = Bytes((keep_all_peak(problem) as f64 * part) as u64);
+        let options = Options { time_limit: Duration::from_secs(3600), inplace: false, ..Options::default() };
+        let plan = solver::plan(problem, budget, "checkmate", &options).unwrap();
+        verify(problem, &plan);
+        assert_eq!(plan.predicted.status, Status::Optimal, "{name}");
+        // The relaxation, rounded, is of the class too.
+        if let Ok(rounded) = solver::plan(problem, budget, "checkmate-lp", &options) {
+            assert!(plan.predicted.time <= rounded.predicted.time, "{name}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "prints times; slow"]
+fn table() {
+    let only = std::env::var("PLIMSOLL_ONLY").unwrap_or_default();
+    let limit = std::env::var("PLIMSOLL_LIMIT").ok().and_then(|s| s.parse().ok()).unwrap_or(60);
+    let cpu = || {
+        let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+        stat.split(' ').nth(13).and_then(|ticks| ticks.parse::<f64>().ok()).unwrap_or(0.0) / 100.0
+    };
+    for (name, problem) in corpus().into_iter().filter(|(name, _)| name.contains(&only)) {
+        let peak = keep_all_peak(&problem) as f64;
+        for part in [0.8, 0.7, 0.6, 0.5] {
+            let started = cpu();
+            let options = Options { time_limit: Duration::from_secs(limit), inplace: false, ..Options::default() };
+            let found = solver::plan(&problem, Bytes((peak * part) as u64), "checkmate", &options);
+            let told = match found {
+                Ok(plan) => {
+                    verify(&problem, &plan);
+                    format!("{:?} {:.2} %", plan.predicted.status, 100.0 * plan.predicted.overhead)
+                }
+                Err(Error::Infeasible { why, .. }) => why,
+                Err(error) => error.to_string(),
+            };
+            println!("{name} ({} ops) {part}: {told} {:.1} s", problem.graph.ops().len(), cpu() - started);
+        }
+    }
+}
