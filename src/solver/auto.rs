@@ -47,6 +47,15 @@ impl Limits {
         Self { started, soon, deadline, work: nodes.unwrap_or(WORK).min(WORK.saturating_mul(1000)), seed: options.seed }
     }
 
+    /// Limits for one of `n` equal parts of what is left.
+    pub fn part(&self, n: u32) -> Self {
+        let now = Instant::now();
+        let left = self.deadline.map(|deadline| deadline.saturating_duration_since(now) / n.max(1));
+        let deadline = left.and_then(|left| now.checked_add(left)).or(self.deadline);
+        let work = self.work / u64::from(n.max(1));
+        Self { started: now, soon: left.unwrap_or(Duration::MAX) / 10, deadline, work, seed: self.seed }
+    }
+
     /// Whether so much of the time is gone that extras should be left out.
     pub fn pressed(&self) -> bool {
         self.started.elapsed() >= self.soon

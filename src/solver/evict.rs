@@ -14,10 +14,17 @@
 //! with the neighbourhood cost evaluated exactly and ahead of time: cost^a / (bytes^b * gap^c).
 //! Because an order may name a unit any number of times, what is made again can be evicted again,
 //! which is how several levels of recomputation come about.
+//!
+//! An eviction seldom changes what another one costs, so offers are kept from one to the next and
+//! priced anew when they come up as the best, or when the life's next use is another.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 
 use super::model::{Model, NONE};
 use super::rng::Rng;
 use super::sim::Sim;
+use super::tape::Tape;
 
 /// How candidates are ranked.
 #[derive(Clone, Copy, Debug)]
@@ -54,20 +61,45 @@ impl Rule {
     ];
 }
 
-/// Where each item is touched in an order, and scratch space of the eviction.
+/// Rounds after which an offer is priced anew even where nothing suggests it.
+const STALE: u32 = 64;
+
+/// What evicting an item comes to.
+#[derive(Clone, Copy)]
+struct Offer {
+    /// The slot of the next use it was priced for; [`NONE`] for never.
+    to: u32,
+    /// The round it was priced in, and the number of evictions by then.
+    round: u32,
+    edits: u32,
+    /// Factors of its score, but for the bytes that serve.
+    cost: f64,
+    /// Bytes freed; none where it cannot be had.
+    freed: u64,
+    /// Its random factor, drawn once.
+    noise: f64,
+}
+
+const NO_OFFER: Offer = Offer { to: NONE, round: 0, edits: 0, cost: 0.0, freed: 0, noise: 0.0 };
+
+/// An order being evicted from, and scratch space.
 #[derive(Default)]
 pub(super) struct Evictor {
     pub sim: Sim,
-    /// `touches[starts[s]..starts[s + 1]]`: positions where item s is touched, ascending.
-    starts: Vec<u32>,
-    touches: Vec<u32>,
+    pub tape: Tape,
+    offers: Vec<Offer>,
+    /// Items that can be evicted at all.
+    movable: Vec<u32>,
+    ranking: Vec<Reverse<(u64, u32)>>,
+    round: u32,
+    edits: u32,
     /// Units in the chain being priced.
     chain: Vec<u32>,
     in_chain: Vec<u32>,
     epoch: u32,
 }
 
-/// The gap of an item's life around a position.
+/// The gap of an item's life around a slot.
 struct Gap {
     from: usize,
     to: usize,
@@ -79,7 +111,19 @@ struct Price {
     kept: u64,
 }
 
+/// Where the peak lies and what is asked of an eviction.
+struct Need {
+    at: usize,
+    budget: u64,
+    excess: u64,
+}
+
 impl Evictor {
+    /// Work so far, in positions evaluated.
+    pub fn work(&self) -> u64 {
+        self.sim.work + self.tape.work
+    }
+
     /// Evict from `order` until it fits `budget`, or `late` says of the work done that it is enough. Returns whether it does; if not, `order` is the
     /// last one tried.
     pub fn run(
@@ -91,141 +135,136 @@ impl Evictor {
         rng: &mut Rng,
         late: &dyn Fn(u64) -> bool,
     ) -> bool {
+        self.tape.load(model, order);
+        self.offers.clear();
+        self.offers.resize(model.items.len(), NO_OFFER);
+        (self.round, self.edits) = (0, 0);
+        self.movable.clear();
+        let items = (0..model.items.len() as u32).filter(|&s| {
+            let item = &model.items[s as usize];
+            item.bytes > 0 && item.maker != NONE && model.units[item.maker as usize].replayable
+        });
+        self.movable.extend(items);
         // Every eviction adds runs; an order this long is not converging.
         let longest = 4 * model.units.len() + 64;
         let mut best = u64::MAX;
         let mut stalled = 0;
-        loop {
-            let score = self.sim.run(model, order);
-            if score.peak <= budget {
-                return true;
+        let fits = loop {
+            let (peak, at) = self.tape.peak(model);
+            if peak <= budget {
+                break true;
             }
-            stalled = if score.peak < best { 0 } else { stalled + 1 };
-            best = best.min(score.peak);
-            if order.len() > longest || late(self.sim.work) || stalled > 64 + model.units.len() / 4 {
-                return false;
+            stalled = if peak < best { 0 } else { stalled + 1 };
+            best = best.min(peak);
+            if self.tape.len() > longest || late(self.work()) || stalled > 64 + model.units.len() / 4 {
+                break false;
             }
-            self.index(model, order);
-            let mut chosen = self.choose(model, order, score.at, budget, score.peak - budget, rule, rng);
-            if chosen.is_empty() {
-                return false;
+            if !self.evict(model, Need { at, budget, excess: peak - budget }, rule, rng) {
+                break false;
             }
-            // Pricing all candidates is work too.
-            self.sim.work += order.len() as u64;
-            // From the back, so that the places of the others stay what they are.
-            chosen.sort_unstable_by_key(|&(item, to)| (std::cmp::Reverse(to), item));
-            let price = |&(item, to): &(u32, usize)| {
-                self.price(model, order, item, score.at, to, rule.keep);
-                self.chain.sort_unstable();
-                (to, self.chain.clone())
-            };
-            let chains: Vec<(usize, Vec<u32>)> = chosen.iter().map(price).collect();
-            for (to, chain) in chains {
-                order.splice(to..to, chain);
-            }
-        }
-    }
-
-    fn index(&mut self, model: &Model, order: &[u32]) {
-        self.starts.clear();
-        self.starts.resize(model.items.len() + 2, 0);
-        let touched = |u: u32| {
-            let unit = &model.units[u as usize];
-            unit.reads.iter().chain(&unit.writes)
         };
-        for &s in order.iter().flat_map(|&u| touched(u)) {
-            self.starts[s as usize + 2] += 1;
+        if self.edits > 0 {
+            *order = self.tape.order();
         }
-        for s in 2..self.starts.len() {
-            self.starts[s] += self.starts[s - 1];
-        }
-        self.touches.clear();
-        self.touches.resize(*self.starts.last().unwrap_or(&0) as usize, 0);
-        for (position, &u) in order.iter().enumerate() {
-            for &s in touched(u) {
-                let at = &mut self.starts[s as usize + 1];
-                self.touches[*at as usize] = position as u32;
-                *at += 1;
-            }
-        }
-    }
-
-    fn touches(&self, item: u32) -> &[u32] {
-        &self.touches[self.starts[item as usize] as usize..self.starts[item as usize + 1] as usize]
+        fits
     }
 
     /// The gap of `item`'s life strictly around `at`, if it lives there untouched.
-    fn gap(&self, model: &Model, order: &[u32], item: u32, at: usize) -> Option<Gap> {
-        let touches = self.touches(item);
-        let next = touches.partition_point(|&t| (t as usize) < at);
-        let to = *touches.get(next)? as usize;
-        if next == 0 || to == at || writes(model, order[to], item) {
-            return None;
+    fn gap(&self, item: u32, at: usize) -> Option<Gap> {
+        match self.tape.around(item, at) {
+            (Some((from, _)), Some((to, false))) if to != at => Some(Gap { from, to }),
+            _ => None,
         }
-        Some(Gap { from: touches[next - 1] as usize, to })
     }
 
-    #[allow(clippy::too_many_arguments)]
-    /// The storages to evict at position `at`, best first, with the positions of their next uses.
-    fn choose(
-        &mut self,
-        model: &Model,
-        order: &[u32],
-        at: usize,
-        budget: u64,
-        excess: u64,
-        rule: Rule,
-        rng: &mut Rng,
-    ) -> Vec<(u32, usize)> {
-        // One at a time is best; in large graphs a few at a time is nearly as good.
-        let batch = 1 + order.len() / 2000;
-        let mut best: Vec<(f64, u32, usize, u64)> = Vec::with_capacity(batch + 1);
-        for item in 0..model.items.len() as u32 {
-            let bytes = model.items[item as usize].bytes;
-            let maker = model.items[item as usize].maker;
-            if bytes == 0 || maker == NONE || !model.units[maker as usize].replayable {
+    /// Evict what is best at the peak: one at a time is best; in large graphs a few at a time are
+    /// nearly as good. False when there is nothing.
+    fn evict(&mut self, model: &Model, mut need: Need, rule: Rule, rng: &mut Rng) -> bool {
+        let batch = 1 + self.tape.len() / 2000;
+        self.round += 1;
+        self.tape.work += self.movable.len() as u64 / 2;
+        let mut ranking = std::mem::take(&mut self.ranking);
+        ranking.clear();
+        for i in 0..self.movable.len() {
+            let item = self.movable[i];
+            let Some(gap) = self.gap(item, need.at) else { continue };
+            let offer = self.offers[item as usize];
+            if offer.to as usize != gap.to || offer.round + STALE < self.round {
+                self.offer(model, item, &gap, &need, rule, rng);
+            }
+            ranking.extend(self.score(item, &need, rule).map(|score| Reverse((score, item))));
+        }
+        let mut ranking = BinaryHeap::from(ranking);
+        let (mut done, mut covered) = (0, 0u64);
+        while let Some(Reverse((score, item))) = ranking.pop() {
+            // What was evicted since may have changed it.
+            let Some(gap) = self.gap(item, need.at) else { continue };
+            if self.offers[item as usize].edits != self.edits || self.offers[item as usize].to as usize != gap.to {
+                self.offer(model, item, &gap, &need, rule, rng);
+                match self.score(item, &need, rule) {
+                    Some(new) if new > score => ranking.push(Reverse((new, item))),
+                    Some(_) => ranking.push(Reverse((score, item))),
+                    None => {}
+                }
                 continue;
             }
-            let Some(gap) = self.gap(model, order, item, at) else { continue };
-            let Some(price) = self.price(model, order, item, at, gap.to, rule.keep) else { continue };
-            if price.kept >= bytes {
-                continue;
+            self.price(model, item, need.at, gap.to, rule.keep);
+            self.chain.sort_unstable();
+            let chain = std::mem::take(&mut self.chain);
+            if let Some(moved) = self.tape.insert(model, gap.to, &chain) {
+                let place = |slot: u32| if slot == NONE { NONE } else { moved[slot as usize] };
+                self.offers.iter_mut().for_each(|offer| offer.to = place(offer.to));
+                need.at = moved[need.at] as usize;
             }
-            let freed = bytes - price.kept;
-            let useful = freed.min(excess) as f64 + rule.surplus * freed.saturating_sub(excess) as f64;
-            let mut score = (price.time as f64 + 1.0).powf(rule.cost) / useful;
+            self.chain = chain;
+            self.edits += 1;
+            covered = covered.saturating_add(self.offers[item as usize].freed);
+            done += 1;
+            if done >= batch || covered >= need.excess {
+                break;
+            }
+        }
+        self.ranking = ranking.into_vec();
+        done > 0
+    }
+
+    /// Price an item and keep the offer.
+    fn offer(&mut self, model: &Model, item: u32, gap: &Gap, need: &Need, rule: Rule, rng: &mut Rng) {
+        self.tape.work += 4;
+        let mut offer = self.offers[item as usize];
+        if offer.noise == 0.0 {
+            offer.noise = if rule.noise > 0.0 { (rule.noise * (rng.unit() * 2.0 - 1.0)).exp() } else { 1.0 };
+        }
+        (offer.to, offer.round, offer.edits, offer.freed) = (gap.to as u32, self.round, self.edits, 0);
+        if let Some(price) = self.price(model, item, need.at, gap.to, rule.keep) {
+            offer.freed = model.items[item as usize].bytes.saturating_sub(price.kept);
+            offer.cost = (price.time as f64 + 1.0).powf(rule.cost) * offer.noise;
             if rule.gap > 0.0 {
-                score /= ((gap.to - gap.from) as f64).powf(rule.gap);
+                offer.cost /= ((gap.to - gap.from) as f64).powf(rule.gap);
             }
             if rule.care > 1.0 {
                 let largest = self.chain.iter().map(|&u| model.units[u as usize].footprint).max().unwrap_or(0);
-                let moved = self.chain.contains(&order[at]);
-                let tight = self.sim.live[gap.to].saturating_add(largest) > budget;
-                if moved || tight {
-                    score *= rule.care;
+                let moved = self.chain.contains(&self.tape.unit(need.at));
+                let tight = || self.tape.live(gap.to).saturating_add(largest) > need.budget;
+                if moved || tight() {
+                    offer.cost *= rule.care;
                 }
             }
-            if rule.noise > 0.0 {
-                score *= (rule.noise * (rng.unit() * 2.0 - 1.0)).exp();
-            }
-            if best.len() < batch || best.last().is_some_and(|worst| score < worst.0) {
-                let place = best.partition_point(|better| better.0 <= score);
-                best.insert(place, (score, item, gap.to, freed));
-                best.truncate(batch);
-            }
         }
-        let mut covered = 0u64;
-        let enough = best.iter().take_while(|&&(.., freed)| {
-            let more = covered < excess;
-            covered = covered.saturating_add(freed);
-            more
-        });
-        enough.map(|&(_, item, to, _)| (item, to)).collect()
+        self.offers[item as usize] = offer;
+    }
+
+    /// The score of an offer, smaller is better. (The bits of positive numbers are in their order.)
+    fn score(&self, item: u32, need: &Need, rule: Rule) -> Option<u64> {
+        let offer = &self.offers[item as usize];
+        let useful =
+            offer.freed.min(need.excess) as f64 + rule.surplus * offer.freed.saturating_sub(need.excess) as f64;
+        (offer.freed > 0).then(|| (offer.cost / useful).to_bits())
     }
 
     /// Fill `self.chain` with the units to run again right before `to` so that `item` is there,
     /// and say what that costs. `None` when something cannot be made again.
-    fn price(&mut self, model: &Model, order: &[u32], item: u32, at: usize, to: usize, keep: f64) -> Option<Price> {
+    fn price(&mut self, model: &Model, item: u32, at: usize, to: usize, keep: f64) -> Option<Price> {
         self.epoch += 1;
         self.in_chain.resize(model.units.len(), 0);
         self.chain.clear();
@@ -242,13 +281,8 @@ impl Evictor {
                 if self.in_chain[maker as usize] == self.epoch {
                     continue;
                 }
-                let touches = self.touches(x);
-                let later = touches.partition_point(|&t| (t as usize) < to);
-                let lives = touches.get(later).is_some_and(|&t| !writes(model, order[t as usize], x));
-                if lives {
-                    continue;
-                }
-                let last = touches[later - 1] as usize;
+                // It lives on anyway, or is read for the last time before.
+                let (Some((last, _)), None | Some((_, true))) = self.tape.around(x, to) else { continue };
                 let (bytes, over) = (model.items[x as usize].bytes, last < at);
                 let replayable = model.units[maker as usize].replayable;
                 if !over || !replayable || bytes <= largest {
@@ -267,9 +301,4 @@ impl Evictor {
         }
         Some(price)
     }
-}
-
-#[inline]
-fn writes(model: &Model, unit: u32, item: u32) -> bool {
-    model.units[unit as usize].writes.contains(&item)
 }

@@ -30,6 +30,7 @@ mod offload;
 mod phases;
 mod registry;
 mod reorder;
+mod repeat;
 mod rng;
 mod rockmate;
 mod rotor;
@@ -37,6 +38,7 @@ mod segments;
 mod sim;
 mod stages;
 mod sweep;
+mod tape;
 
 pub use frame::{baseline, lower_bound, plan};
 pub use registry::{by_name, names, solvers};

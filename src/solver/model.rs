@@ -16,6 +16,7 @@ use crate::graph::Replay;
 pub(super) const NONE: u32 = u32::MAX;
 
 /// A storage that is not resident.
+#[derive(Clone)]
 pub(super) struct Item {
     pub bytes: u64,
     /// The unit that makes it.
@@ -25,8 +26,9 @@ pub(super) struct Item {
 }
 
 /// An op that only looks at one storage differently.
+#[derive(Clone)]
 pub(super) struct View {
-    op: OpId,
+    pub op: OpId,
     pub time: u64,
     /// Its item, or [`NONE`] for a resident storage.
     pub item: u32,
@@ -35,6 +37,7 @@ pub(super) struct View {
 }
 
 /// An op that is not a view. The last unit is no op: it reads what must be live at the end.
+#[derive(Clone)]
 pub(super) struct Unit {
     /// None for the end.
     pub op: Option<OpId>,
@@ -133,6 +136,11 @@ impl<'a> Model<'a> {
             once: true,
         });
         model
+    }
+
+    /// A model of a part of the same problem, with these items and nothing else yet.
+    pub fn with_items(&self, items: Vec<Item>) -> Self {
+        Self { items, units: Vec::new(), views: Vec::new(), ..*self }
     }
 
     fn unit(

@@ -11,6 +11,7 @@ use super::hierarchical::Hierarchical;
 use super::knapsack::BoundaryKnapsack;
 #[cfg(feature = "highs")]
 use super::moccasin::Moccasin;
+use super::repeat;
 use super::rockmate::Rockmate;
 use super::rotor::Rotor;
 use super::segments::{RecomputeAll, Sqrt};
@@ -70,6 +71,16 @@ impl Solver for Auto {
     fn solve(&self, problem: &Problem, budget: Bytes, options: &Options) -> Result<Outcome> {
         Frame::solve(self.name(), problem, budget, options, |frame| {
             let budget = frame.budget.get();
+            // What repeats is solved once.
+            let spread = repeat::orders(&frame.model, budget, &frame.limits);
+            if !spread.is_empty() {
+                let found = construct(&frame.model, budget, spread, false, &frame.limits);
+                if found.first().is_some_and(|(_, score)| score.peak <= budget) {
+                    return Ok(
+                        improve(&frame.model, budget, found, frame.least, &frame.limits).map(|(order, _)| order)
+                    );
+                }
+            }
             let mut starts = closure_starts(&frame.model, budget);
             let mut found = construct(&frame.model, budget, starts, true, &frame.limits);
             if !frame.limits.pressed() {
