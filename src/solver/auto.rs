@@ -19,8 +19,6 @@ const LANES: usize = 4;
 const ROUNDS: usize = 10;
 /// Rounds without a gain after which the search ends.
 const PATIENCE: usize = 3;
-/// Units beyond which a graph is large.
-const LARGE: usize = 4000;
 /// Positions evaluated by a whole search when no node limit is given: about two seconds on two
 /// cores, however large the graph.
 const WORK: u64 = 130_000_000;
@@ -111,7 +109,7 @@ pub(super) fn improve(model: &Model, budget: u64, found: Vec<Scored>, enough: u6
         })
         .collect();
     let mut stalled = 0;
-    let patience = if model.units.len() > LARGE { 1 } else { PATIENCE };
+    let patience = if model.is_large() { 1 } else { PATIENCE };
     let work = limits.work / (LANES * ROUNDS) as u64;
     for round in 0..ROUNDS {
         if limits.late() || stalled >= patience || done(&best) {
@@ -125,7 +123,7 @@ pub(super) fn improve(model: &Model, budget: u64, found: Vec<Scored>, enough: u6
         if first.0 < best.1.rank(budget) {
             let (old, new) = (best.1, searches[first.1].score);
             // In large graphs rounds are long: a gain that hardly shows is none.
-            let hardly = model.units.len() > LARGE
+            let hardly = model.is_large()
                 && old.peak <= budget
                 && old.time - new.time < old.time.saturating_sub(enough) / 100;
             best = (searches[first.1].best.clone(), searches[first.1].score);

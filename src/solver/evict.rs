@@ -67,20 +67,24 @@ const STALE: u32 = 64;
 /// What evicting an item comes to.
 #[derive(Clone, Copy)]
 struct Offer {
-    /// The slot of the next use it was priced for; [`NONE`] for never.
+    /// The slots around the peak between which it is not touched; no such slots when not known.
+    from: u32,
     to: u32,
-    /// The round it was priced in, and the number of evictions by then.
+    /// Whether it lives there.
+    open: bool,
+    /// The round it was priced in, zero for never, and the number of evictions by then.
     round: u32,
     edits: u32,
-    /// Factors of its score, but for the bytes that serve.
+    /// Its score, but for the bytes that serve.
     cost: f64,
     /// Bytes freed; none where it cannot be had.
     freed: u64,
-    /// Its random factor, drawn once.
+    /// Its random factor, drawn once; zero before.
     noise: f64,
 }
 
-const NO_OFFER: Offer = Offer { to: NONE, round: 0, edits: 0, cost: 0.0, freed: 0, noise: 0.0 };
+const UNKNOWN: Offer =
+    Offer { from: NONE, to: NONE, open: false, round: 0, edits: 0, cost: 0.0, freed: 0, noise: 0.0 };
 
 /// An order being evicted from, and scratch space.
 #[derive(Default)]
@@ -97,12 +101,6 @@ pub(super) struct Evictor {
     chain: Vec<u32>,
     in_chain: Vec<u32>,
     epoch: u32,
-}
-
-/// The gap of an item's life around a slot.
-struct Gap {
-    from: usize,
-    to: usize,
 }
 
 /// What was priced: time, and bytes that stay because ancestors are kept longer.
@@ -137,7 +135,7 @@ impl Evictor {
     ) -> bool {
         self.tape.load(model, order);
         self.offers.clear();
-        self.offers.resize(model.items.len(), NO_OFFER);
+        self.offers.resize(model.items.len(), UNKNOWN);
         (self.round, self.edits) = (0, 0);
         self.movable.clear();
         let items = (0..model.items.len() as u32).filter(|&s| {
@@ -147,6 +145,8 @@ impl Evictor {
         self.movable.extend(items);
         // Every eviction adds runs; an order this long is not converging.
         let longest = 4 * model.units.len() + 64;
+        // In large graphs going on without a gain is dear.
+        let patience = 64 + (model.units.len() / 4).min(500 + model.units.len() / 32);
         let mut best = u64::MAX;
         let mut stalled = 0;
         let fits = loop {
@@ -156,7 +156,7 @@ impl Evictor {
             }
             stalled = if peak < best { 0 } else { stalled + 1 };
             best = best.min(peak);
-            if self.tape.len() > longest || late(self.work()) || stalled > 64 + model.units.len() / 4 {
+            if self.tape.len() > longest || late(self.work()) || stalled > patience {
                 break false;
             }
             if !self.evict(model, Need { at, budget, excess: peak - budget }, rule, rng) {
@@ -169,12 +169,18 @@ impl Evictor {
         fits
     }
 
-    /// The gap of `item`'s life strictly around `at`, if it lives there untouched.
-    fn gap(&self, item: u32, at: usize) -> Option<Gap> {
-        match self.tape.around(item, at) {
-            (Some((from, _)), Some((to, false))) if to != at => Some(Gap { from, to }),
-            _ => None,
+    /// Whether `item` lives at `at` untouched; fills in the offer's slots.
+    fn spans(&mut self, item: u32, at: usize) -> bool {
+        let offer = &mut self.offers[item as usize];
+        let slot = at as u32;
+        if !(offer.from < slot && slot < offer.to) {
+            let (before, next) = self.tape.around(item, at);
+            let to = next.map_or(NONE, |(to, _)| to as u32);
+            let open = before.is_some() && next.is_some_and(|(to, made)| !made && to != at);
+            let from = before.map_or(0, |(from, _)| from as u32);
+            *offer = Offer { from, to, open, noise: offer.noise, ..UNKNOWN };
         }
+        offer.open
     }
 
     /// Evict what is best at the peak: one at a time is best; in large graphs a few at a time are
@@ -182,15 +188,17 @@ impl Evictor {
     fn evict(&mut self, model: &Model, mut need: Need, rule: Rule, rng: &mut Rng) -> bool {
         let batch = 1 + self.tape.len() / 2000;
         self.round += 1;
-        self.tape.work += self.movable.len() as u64 / 2;
+        self.tape.work += self.movable.len() as u64 / 4;
         let mut ranking = std::mem::take(&mut self.ranking);
         ranking.clear();
         for i in 0..self.movable.len() {
             let item = self.movable[i];
-            let Some(gap) = self.gap(item, need.at) else { continue };
-            let offer = self.offers[item as usize];
-            if offer.to as usize != gap.to || offer.round + STALE < self.round {
-                self.offer(model, item, &gap, &need, rule, rng);
+            if !self.spans(item, need.at) {
+                continue;
+            }
+            let round = self.offers[item as usize].round;
+            if round == 0 || round + STALE < self.round {
+                self.offer(model, item, &need, rule, rng);
             }
             ranking.extend(self.score(item, &need, rule).map(|score| Reverse((score, item))));
         }
@@ -198,9 +206,12 @@ impl Evictor {
         let (mut done, mut covered) = (0, 0u64);
         while let Some(Reverse((score, item))) = ranking.pop() {
             // What was evicted since may have changed it.
-            let Some(gap) = self.gap(item, need.at) else { continue };
-            if self.offers[item as usize].edits != self.edits || self.offers[item as usize].to as usize != gap.to {
-                self.offer(model, item, &gap, &need, rule, rng);
+            if !self.spans(item, need.at) {
+                continue;
+            }
+            let offer = self.offers[item as usize];
+            if offer.round == 0 || offer.edits != self.edits {
+                self.offer(model, item, &need, rule, rng);
                 match self.score(item, &need, rule) {
                     Some(new) if new > score => ranking.push(Reverse((new, item))),
                     Some(_) => ranking.push(Reverse((score, item))),
@@ -208,17 +219,24 @@ impl Evictor {
                 }
                 continue;
             }
-            self.price(model, item, need.at, gap.to, rule.keep);
+            self.price(model, item, need.at, offer.to as usize, rule.keep);
             self.chain.sort_unstable();
             let chain = std::mem::take(&mut self.chain);
-            if let Some(moved) = self.tape.insert(model, gap.to, &chain) {
-                let place = |slot: u32| if slot == NONE { NONE } else { moved[slot as usize] };
-                self.offers.iter_mut().for_each(|offer| offer.to = place(offer.to));
+            if let Some(moved) = self.tape.insert(model, offer.to as usize, &chain) {
                 need.at = moved[need.at] as usize;
+                for offer in &mut self.offers {
+                    for slot in [&mut offer.from, &mut offer.to] {
+                        *slot = moved.get(*slot as usize).map_or(NONE, |&new| if new == NONE { 0 } else { new });
+                    }
+                }
+            }
+            for &s in chain.iter().flat_map(|&u| model.units[u as usize].reads.iter().chain(&model.units[u as usize].writes))
+            {
+                self.offers[s as usize].from = NONE;
             }
             self.chain = chain;
             self.edits += 1;
-            covered = covered.saturating_add(self.offers[item as usize].freed);
+            covered = covered.saturating_add(offer.freed);
             done += 1;
             if done >= batch || covered >= need.excess {
                 break;
@@ -229,23 +247,24 @@ impl Evictor {
     }
 
     /// Price an item and keep the offer.
-    fn offer(&mut self, model: &Model, item: u32, gap: &Gap, need: &Need, rule: Rule, rng: &mut Rng) {
+    fn offer(&mut self, model: &Model, item: u32, need: &Need, rule: Rule, rng: &mut Rng) {
         self.tape.work += 4;
         let mut offer = self.offers[item as usize];
+        let (from, to) = (offer.from as usize, offer.to as usize);
         if offer.noise == 0.0 {
             offer.noise = if rule.noise > 0.0 { (rule.noise * (rng.unit() * 2.0 - 1.0)).exp() } else { 1.0 };
         }
-        (offer.to, offer.round, offer.edits, offer.freed) = (gap.to as u32, self.round, self.edits, 0);
-        if let Some(price) = self.price(model, item, need.at, gap.to, rule.keep) {
+        (offer.round, offer.edits, offer.freed) = (self.round, self.edits, 0);
+        if let Some(price) = self.price(model, item, need.at, to, rule.keep) {
             offer.freed = model.items[item as usize].bytes.saturating_sub(price.kept);
             offer.cost = (price.time as f64 + 1.0).powf(rule.cost) * offer.noise;
             if rule.gap > 0.0 {
-                offer.cost /= ((gap.to - gap.from) as f64).powf(rule.gap);
+                offer.cost /= ((to - from) as f64).powf(rule.gap);
             }
             if rule.care > 1.0 {
                 let largest = self.chain.iter().map(|&u| model.units[u as usize].footprint).max().unwrap_or(0);
                 let moved = self.chain.contains(&self.tape.unit(need.at));
-                let tight = || self.tape.live(gap.to).saturating_add(largest) > need.budget;
+                let tight = || self.tape.live(to).saturating_add(largest) > need.budget;
                 if moved || tight() {
                     offer.cost *= rule.care;
                 }

@@ -15,6 +15,9 @@ use crate::graph::Replay;
 /// "No such thing" in the dense tables below.
 pub(super) const NONE: u32 = u32::MAX;
 
+/// Units beyond which a graph is large.
+const LARGE: usize = 4000;
+
 /// A storage that is not resident.
 #[derive(Clone)]
 pub(super) struct Item {
@@ -136,6 +139,11 @@ impl<'a> Model<'a> {
             once: true,
         });
         model
+    }
+
+    /// Whether there are so many units that what looks at all of them often takes too long.
+    pub fn is_large(&self) -> bool {
+        self.units.len() > LARGE
     }
 
     /// A model of a part of the same problem, with these items and nothing else yet.

@@ -1,6 +1,6 @@
 //! The solvers by name.
 
-use super::auto::{closure_starts, construct, improve};
+use super::auto::{Scored, closure_starts, construct, improve};
 use super::balanced::Balanced;
 use super::chain;
 #[cfg(feature = "highs")]
@@ -71,22 +71,20 @@ impl Solver for Auto {
     fn solve(&self, problem: &Problem, budget: Bytes, options: &Options) -> Result<Outcome> {
         Frame::solve(self.name(), problem, budget, options, |frame| {
             let budget = frame.budget.get();
+            let (model, limits) = (&frame.model, &frame.limits);
             // What repeats is solved once.
-            let spread = repeat::orders(&frame.model, budget, &frame.limits);
-            if !spread.is_empty() {
-                let found = construct(&frame.model, budget, spread, false, &frame.limits);
-                if found.first().is_some_and(|(_, score)| score.peak <= budget) {
-                    return Ok(
-                        improve(&frame.model, budget, found, frame.least, &frame.limits).map(|(order, _)| order)
-                    );
+            let mut found = construct(model, budget, repeat::orders(model, budget, &limits.part(2)), false, limits);
+            let fits = |found: &[Scored]| found.first().is_some_and(|(_, score)| score.peak <= budget);
+            if !fits(&found) || !limits.pressed() {
+                // In large graphs the plain rules first: closures take long there.
+                let starts = if model.is_large() { Vec::new() } else { closure_starts(model, budget) };
+                found.extend(construct(model, budget, starts, true, limits));
+                if !limits.pressed() {
+                    let mut starts = if model.is_large() { closure_starts(model, budget) } else { Vec::new() };
+                    starts.extend(chain::orders(model, budget));
+                    starts.extend(smaller_budgets(frame));
+                    found.extend(construct(model, budget, starts, false, limits));
                 }
-            }
-            let mut starts = closure_starts(&frame.model, budget);
-            let mut found = construct(&frame.model, budget, starts, true, &frame.limits);
-            if !frame.limits.pressed() {
-                starts = chain::orders(&frame.model, budget);
-                starts.extend(smaller_budgets(frame));
-                found.extend(construct(&frame.model, budget, starts, false, &frame.limits));
                 found.sort_by_key(|(_, score)| score.rank(budget));
                 found.dedup_by(|a, b| a.1 == b.1 && a.0 == b.0);
             }

@@ -95,7 +95,7 @@ struct Small<'m> {
     units: Vec<u32>,
     /// Where they are in the small graph, [`NONE`] for those taken out.
     place: Vec<u32>,
-    /// Part of the units of layers that stayed.
+    /// Part of the bytes of layers that stayed.
     part: f64,
 }
 
@@ -134,7 +134,7 @@ pub(super) fn orders(model: &Model, budget: u64, limits: &Limits) -> Vec<Vec<u32
         for pattern in [Pattern::Tiled, Pattern::Stretched] {
             let spread = repeats.spread(&small, &order, pattern);
             least = least.min(sim.run(model, &spread).peak);
-            orders.push(spread);
+                orders.push(spread);
         }
         known.push(order);
         room += (budget as f64 - least as f64) * small.part;
@@ -263,10 +263,10 @@ impl<'a, 'm> Repeats<'a, 'm> {
             }
             small.units.push(Unit { reads, writes, pairs, views: looks, ..unit.clone() });
         }
-        let (all, stay) = self.groups.iter().fold((0, 0), |(all, stay), g| {
-            (all + length(&g.common), stay + length(&g.common) - length(&g.out))
-        });
-        Some(Small { model: small, units, place, part: stay as f64 / all.max(1) as f64 })
+        // What every order holds at its fullest, by what repeats.
+        let repeats = |u: usize| self.run_of[u] != NONE;
+        let part = held(&small, &|u| repeats(units[u] as usize)) / held(model, &repeats).max(1.0);
+        Some(Small { model: small, units, place, part: part.clamp(1e-3, 1.0) })
     }
 
     /// The unit of the small graph that a unit behaves like.
@@ -428,6 +428,20 @@ fn classes(model: &Model) -> Vec<u32> {
         *wired.entry((class, makers(unit))).or_insert(next)
     };
     model.units.iter().zip(&plain).map(number).collect()
+}
+
+/// Bytes made by some units that live at the peak with everything kept.
+fn held(model: &Model, of: &dyn Fn(usize) -> bool) -> f64 {
+    let at = Sim::default().run(model, &model.keep_all()).at;
+    let mut last = vec![0; model.items.len()];
+    for (u, unit) in model.units.iter().enumerate() {
+        unit.reads.iter().for_each(|&s| last[s as usize] = u);
+    }
+    let lives = model.items.iter().zip(&last).filter(|(item, last)| {
+        let maker = item.maker as usize;
+        item.maker != NONE && maker <= at && at <= **last && of(maker)
+    });
+    lives.map(|(item, _)| item.bytes as f64).sum()
 }
 
 /// Stretches with a period, none overlapping another, the longest first choice.
