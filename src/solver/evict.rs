@@ -83,8 +83,7 @@ struct Offer {
     noise: f64,
 }
 
-const UNKNOWN: Offer =
-    Offer { from: NONE, to: NONE, open: false, round: 0, edits: 0, cost: 0.0, freed: 0, noise: 0.0 };
+const UNKNOWN: Offer = Offer { from: NONE, to: NONE, open: false, round: 0, edits: 0, cost: 0.0, freed: 0, noise: 0.0 };
 
 /// An order being evicted from, and scratch space.
 #[derive(Default)]
@@ -230,7 +229,8 @@ impl Evictor {
                     }
                 }
             }
-            for &s in chain.iter().flat_map(|&u| model.units[u as usize].reads.iter().chain(&model.units[u as usize].writes))
+            for &s in
+                chain.iter().flat_map(|&u| model.units[u as usize].reads.iter().chain(&model.units[u as usize].writes))
             {
                 self.offers[s as usize].from = NONE;
             }

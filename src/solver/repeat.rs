@@ -134,7 +134,7 @@ pub(super) fn orders(model: &Model, budget: u64, limits: &Limits) -> Vec<Vec<u32
         for pattern in [Pattern::Tiled, Pattern::Stretched] {
             let spread = repeats.spread(&small, &order, pattern);
             least = least.min(sim.run(model, &spread).peak);
-                orders.push(spread);
+            orders.push(spread);
         }
         known.push(order);
         room += (budget as f64 - least as f64) * small.part;
@@ -561,4 +561,86 @@ fn group(runs: &mut [Run], links: &[Link]) -> Vec<Group> {
         groups.push(Group { out: common.start..common.start, common });
     }
     groups
+}
+
+#[cfg(all(test, feature = "fuzzing"))]
+mod tests {
+    use super::*;
+    use crate::cost::Problem;
+    use crate::fuzz::{self, Shape};
+    use crate::solver::Options;
+
+    fn limits(model: &Model) -> Limits {
+        let options =
+            Options { time_limit: std::time::Duration::from_secs(600), node_limit: Some(2_000), ..Options::default() };
+        Limits::new(model, &options)
+    }
+
+    fn find(problem: &Problem, check: impl FnOnce(&Repeats)) {
+        let model = Model::new(problem, true);
+        check(&Repeats::find(&model).expect("it repeats"));
+    }
+
+    #[test]
+    fn finds_the_layers_of_forward_and_backward() {
+        find(&fuzz::layered(3, 300, 8), |repeats| {
+            // Each layer is in exactly one group, with copies of the forward and of the backward.
+            let group = &repeats.groups[0];
+            let runs: Vec<&Run> = repeats.runs.iter().filter(|run| run.group == 0).collect();
+            assert!(runs.len() >= 2, "{:?}", repeats.runs);
+            assert!(runs.iter().any(|r| r.step == -1) && runs.iter().any(|r| r.step == 1), "{runs:?}");
+            assert!(length(&group.common) >= 295 && length(&group.out) > 150, "{group:?}");
+            let small = repeats.small().expect("a smaller graph");
+            assert!(small.units.len() < 2 * UNITS);
+            // What is left is a graph of its own: everything kept is a valid order of it.
+            for (u, unit) in small.model.units.iter().enumerate() {
+                assert!(unit.reads.iter().all(|&s| (small.model.items[s as usize].maker as usize) < u));
+                assert!(unit.writes.iter().all(|&s| small.model.items[s as usize].maker as usize == u));
+            }
+        });
+    }
+
+    #[test]
+    fn spread_orders_are_valid_and_as_good_as_in_the_small_graph() {
+        for seed in 0..6 {
+            let problem = fuzz::layered(seed, 400, 8);
+            let model = Model::new(&problem, true);
+            let all = Sim::default().run(&model, &model.keep_all());
+            let budget = model.resident + (all.peak - model.resident) / 10 * 6;
+            let orders = orders(&model, budget, &limits(&model));
+            assert!(!orders.is_empty());
+            for order in &orders {
+                let mut ran = vec![false; model.units.len()];
+                for &u in order {
+                    let unit = &model.units[u as usize];
+                    assert!(unit.reads.iter().all(|&s| ran[model.items[s as usize].maker as usize]));
+                    assert!(!ran[u as usize] || unit.replayable);
+                    ran[u as usize] = true;
+                }
+                assert!(ran.iter().enumerate().all(|(u, &ran)| ran || model.units[u].replayable));
+            }
+            // Nearly within the budget as they are.
+            let least = orders.iter().map(|order| Sim::default().run(&model, order).peak).min().unwrap();
+            assert!(least < budget + budget / 50, "seed {seed}: {least} of {budget}");
+        }
+    }
+
+    #[test]
+    fn leaves_graphs_without_repeats_alone() {
+        for seed in 0..50 {
+            let problem = fuzz::problem(seed, Shape::all(200));
+            let model = Model::new(&problem, true);
+            assert!(orders(&model, model.resident, &limits(&model)).is_empty());
+        }
+    }
+
+    #[test]
+    fn a_period_is_not_taken_for_twice_itself() {
+        let mut classes: Vec<u32> = (100..117).collect();
+        classes.extend((0..20 * 10).map(|i| i % 20));
+        classes.extend(200..230);
+        let runs = runs(&classes);
+        assert_eq!(runs.len(), 1);
+        assert_eq!((runs[0].start, runs[0].period, runs[0].copies), (17, 20, 10));
+    }
 }

@@ -15,10 +15,13 @@
 //! A life that another takes over in place ends one slot early; the other has at least its bytes.
 //! The peak is exactly that of [`Sim`](super::sim::Sim); a test says so.
 
+use std::ops::Range;
+
 use super::model::{Model, NONE};
 
-/// Slots for each run of a loaded order.
+/// Slots for each run of a loaded order; twice as many each time they do not suffice, up to a most.
 const SPACE: usize = 4;
+const MOST_SPACE: usize = 16;
 /// What is taken off a slot without a run, so that no peak lies there.
 const EMPTY: i64 = 1 << 60;
 
@@ -51,6 +54,7 @@ pub(super) struct Tape {
     /// The unit in each slot, or [`NONE`].
     units: Vec<u32>,
     runs: usize,
+    space: usize,
     /// Where each item is touched: twice the slot, and one more where it is made; ascending.
     touches: Vec<Vec<u32>>,
     lives: Vec<Vec<Life>>,
@@ -65,9 +69,20 @@ pub(super) struct Tape {
 impl Tape {
     /// Begin with an order; every unit it reads from must stand before it.
     pub fn load(&mut self, model: &Model, order: &[u32]) {
+        self.space = SPACE;
+        self.place(model, order, 0..0);
+    }
+
+    /// Load an order, with more room than elsewhere before the run at the end of `wide`, as much as
+    /// for all of its runs and some more.
+    fn place(&mut self, model: &Model, order: &[u32], wide: Range<usize>) {
         self.work += 2 * order.len() as u64;
+        let extra = 4 * wide.len();
+        let slot_of = |position: usize| {
+            (position + 1) * self.space - 1 + if !wide.is_empty() && position >= wide.end { extra } else { 0 }
+        };
         self.units.clear();
-        self.units.resize(order.len() * SPACE, NONE);
+        self.units.resize(order.len() * self.space + extra, NONE);
         self.runs = order.len();
         self.touches.resize_with(model.items.len(), Vec::new);
         self.lives.resize_with(model.items.len(), Vec::new);
@@ -76,7 +91,7 @@ impl Tape {
         self.queue.clear();
         let mut bytes = vec![-EMPTY; self.units.len()];
         for (position, &u) in order.iter().enumerate() {
-            let slot = position * SPACE + SPACE - 1;
+            let slot = slot_of(position);
             self.units[slot] = u;
             let unit = &model.units[u as usize];
             bytes[slot] = counted(unit.workspace);
@@ -154,15 +169,24 @@ impl Tape {
         let free = self.units[..slot].iter().rev().take_while(|&&u| u == NONE).count();
         if free < chain.len() {
             let mut order = Vec::with_capacity(self.runs + chain.len());
-            let mut moved = vec![NONE; self.units.len()];
-            for (old, &u) in self.units.iter().enumerate().filter(|(_, u)| **u != NONE) {
-                if old == slot {
+            let mut old: Vec<usize> = Vec::with_capacity(self.runs + chain.len());
+            let mut wide = 0..0;
+            for (place, &u) in self.units.iter().enumerate().filter(|(_, u)| **u != NONE) {
+                if place == slot {
+                    wide = order.len()..order.len() + chain.len();
                     order.extend_from_slice(chain);
+                    old.resize(order.len(), usize::MAX);
                 }
-                moved[old] = (order.len() * SPACE + SPACE - 1) as u32;
                 order.push(u);
+                old.push(place);
             }
-            self.load(model, &order);
+            let mut moved = vec![NONE; self.units.len()];
+            self.space = (2 * self.space).min(MOST_SPACE);
+            self.place(model, &order, wide);
+            let new = (0..self.units.len()).filter(|&place| self.units[place] != NONE);
+            for (old, new) in old.into_iter().zip(new).filter(|(old, _)| *old != usize::MAX) {
+                moved[old] = new as u32;
+            }
             return Some(moved);
         }
         // To the left, so that there is room for others right before the slot.
@@ -385,5 +409,74 @@ impl Tree {
             most.1 += self.added[high];
         }
         most.0.max(most.1)
+    }
+}
+
+#[cfg(all(test, feature = "fuzzing"))]
+mod tests {
+    use super::*;
+    use crate::fuzz::{Shape, problem};
+    use crate::solver::rng::Rng;
+    use crate::solver::sim::Sim;
+
+    #[test]
+    fn agrees_with_the_simulation_after_every_edit() {
+        let (mut edits, mut moves, mut takeovers) = (0, 0, 0);
+        for seed in 0..400 {
+            let problem = problem(seed, Shape::all(8 + seed as usize % 40));
+            for inplace in [true, false] {
+                let model = Model::new(&problem, inplace);
+                let (mut tape, mut sim, mut rng) = (Tape::default(), Sim::default(), Rng::new(seed));
+                tape.load(&model, &model.keep_all());
+                for _ in 0..30 {
+                    // Run some units again before a later one, or undo that.
+                    let slots: Vec<usize> = (0..tape.units.len()).filter(|&s| tape.units[s] != NONE).collect();
+                    let at = slots[rng.below(slots.len())];
+                    let before: Vec<u32> = tape.units[..at].iter().copied().filter(|&u| u != NONE).collect();
+                    let again = |u: &u32| model.units[*u as usize].replayable;
+                    let chain: Vec<u32> = (0..1 + rng.below(5))
+                        .filter_map(|_| before.get(rng.below(before.len())).copied().filter(again))
+                        .collect();
+                    let old = tape.order();
+                    if !chain.is_empty() && rng.below(3) > 0 {
+                        let moved = tape.insert(&model, at, &chain);
+                        let now = moved.map_or(at, |moved| {
+                            moves += 1;
+                            moved[at] as usize
+                        });
+                        let position = before.len();
+                        let mut expected = old.clone();
+                        expected.splice(position..position, chain);
+                        assert_eq!(tape.order(), expected);
+                        assert_eq!(
+                            tape.units[..now].iter().filter(|&&u| u != NONE).count(),
+                            position + expected.len() - old.len()
+                        );
+                    } else if before.contains(&tape.units[at]) {
+                        let unit = tape.units[at];
+                        tape.remove(&model, at);
+                        assert_eq!(tape.len(), old.len() - 1);
+                        if rng.below(2) == 0 {
+                            tape.restore(&model, at, unit);
+                            assert_eq!(tape.order(), old);
+                        }
+                    } else {
+                        continue;
+                    }
+                    edits += 1;
+                    takeovers += tape.lives.iter().flatten().filter(|life| life.taken).count();
+                    let score = sim.run(&model, &tape.order());
+                    let (peak, at) = tape.peak(&model);
+                    assert_eq!(peak, score.peak, "seed {seed}");
+                    if score.peak > model.resident {
+                        assert_eq!(tape.units[..at].iter().filter(|&&u| u != NONE).count(), score.at, "seed {seed}");
+                    }
+                    let (from, to) = (rng.below(tape.units.len()), rng.below(tape.units.len()));
+                    let most = (from..to).map(|slot| tape.live(slot)).max().unwrap_or(0);
+                    assert_eq!(tape.most(from, to), most);
+                }
+            }
+        }
+        assert!(edits > 5_000 && moves > 100 && takeovers > 1_000, "{edits} edits, {moves} moves, {takeovers}");
     }
 }
