@@ -19,6 +19,8 @@ const LANES: usize = 4;
 const ROUNDS: usize = 10;
 /// Rounds without a gain after which the search ends.
 const PATIENCE: usize = 3;
+/// Orders tried at a time in large graphs.
+const FEW: usize = 4;
 /// Positions evaluated by a whole search when no node limit is given: about two seconds on two
 /// cores, however large the graph.
 const WORK: u64 = 130_000_000;
@@ -75,24 +77,29 @@ pub(super) fn construct(
 ) -> Vec<Scored> {
     let mut all: Vec<(Vec<u32>, Rule)> = Vec::new();
     if rules {
-        for base in [model.keep_all(), shrink_first(model)] {
-            all.extend(Rule::PORTFOLIO.iter().map(|&rule| (base.clone(), rule)));
-        }
+        let bases = [model.keep_all(), shrink_first(model)];
+        all.extend(Rule::PORTFOLIO.iter().flat_map(|&rule| bases.iter().map(move |base| (base.clone(), rule))));
     }
     all.extend(starts.into_iter().map(|order| (order, Rule::PLAIN)));
     let share = limits.work / all.len().max(1) as u64;
-    let mut found: Vec<Scored> = all
-        .into_par_iter()
-        .map(|(mut order, rule)| {
-            let mut evictor = Evictor::default();
-            let stop = |work| work > share || limits.late();
-            evictor.run(model, &mut order, budget, rule, &mut Rng::new(limits.seed), &stop);
-            let mut search = Search::new(model, budget, order, 0);
-            let mut order = search.best.clone();
-            let score = search.give_back(&mut order, &|| limits.late());
-            (order, score)
-        })
-        .collect();
+    let from = |(order, rule): &(Vec<u32>, Rule)| {
+        let mut order = order.clone();
+        let mut evictor = Evictor::default();
+        let stop = |work| work > share || limits.late();
+        evictor.run(model, &mut order, budget, *rule, &mut Rng::new(limits.seed), &stop);
+        let mut search = Search::new(model, budget, order, 0);
+        let mut order = search.best.clone();
+        let score = search.give_back(&mut order, &|| limits.late());
+        (order, score)
+    };
+    let mut found: Vec<Scored> = Vec::new();
+    // In large graphs not all can be tried.
+    for some in all.chunks(if model.is_large() { FEW } else { usize::MAX }) {
+        found.par_extend(some.par_iter().map(from));
+        if limits.pressed() && found.iter().any(|(_, score)| score.peak <= budget) {
+            break;
+        }
+    }
     found.sort_by_key(|(_, score)| score.rank(budget));
     found.dedup_by(|a, b| a.1 == b.1 && a.0 == b.0);
     found
@@ -123,9 +130,8 @@ pub(super) fn improve(model: &Model, budget: u64, found: Vec<Scored>, enough: u6
         if first.0 < best.1.rank(budget) {
             let (old, new) = (best.1, searches[first.1].score);
             // In large graphs rounds are long: a gain that hardly shows is none.
-            let hardly = model.is_large()
-                && old.peak <= budget
-                && old.time - new.time < old.time.saturating_sub(enough) / 100;
+            let hardly =
+                model.is_large() && old.peak <= budget && old.time - new.time < old.time.saturating_sub(enough) / 100;
             best = (searches[first.1].best.clone(), searches[first.1].score);
             if !hardly {
                 stalled = 0;

@@ -47,14 +47,15 @@ pub(super) struct Rule {
 impl Rule {
     pub const PLAIN: Self = Self { cost: 1.0, gap: 0.0, keep: 0.3, surplus: 1.0, noise: 0.0, care: 1.0 };
 
-    /// The rules tried by every solver that starts from everything kept.
+    /// The rules tried by every solver that starts from everything kept; where not all can be, the
+    /// first ones.
     pub const PORTFOLIO: [Self; 9] = [
         Self::PLAIN,
+        Self { cost: 0.8, gap: 0.5, keep: 0.0, ..Self::PLAIN },
         Self { keep: 0.0, ..Self::PLAIN },
         Self { gap: 0.3, surplus: 0.0, ..Self::PLAIN },
         Self { cost: 0.6, keep: 0.6, ..Self::PLAIN },
         Self { surplus: 0.3, keep: 0.1, ..Self::PLAIN },
-        Self { cost: 0.8, gap: 0.5, keep: 0.0, ..Self::PLAIN },
         Self { care: 20.0, ..Self::PLAIN },
         Self { care: 20.0, keep: 0.0, ..Self::PLAIN },
         Self { care: 1e6, cost: 0.5, keep: 0.6, surplus: 0.3, ..Self::PLAIN },

@@ -73,7 +73,8 @@ impl Solver for Auto {
             let budget = frame.budget.get();
             let (model, limits) = (&frame.model, &frame.limits);
             // What repeats is solved once.
-            let mut found = construct(model, budget, repeat::orders(model, budget, &limits.part(2)), false, limits);
+            let spread = repeat::orders(model, budget, &limits.part(4));
+            let mut found = construct(model, budget, spread, false, &limits.part(8));
             let fits = |found: &[Scored]| found.first().is_some_and(|(_, score)| score.peak <= budget);
             if !fits(&found) || !limits.pressed() {
                 // In large graphs the plain rules first: closures take long there.
