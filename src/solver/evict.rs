@@ -322,3 +322,32 @@ impl Evictor {
         Some(price)
     }
 }
+
+#[cfg(all(test, feature = "fuzzing"))]
+mod tests {
+    use super::*;
+    use crate::fuzz;
+    use crate::solver::sim::Sim;
+
+    #[test]
+    fn work_grows_no_faster_than_n_log_n() {
+        for seed in 0..2 {
+            let mut first = None;
+            for layers in [150, 300, 600, 1_200, 2_400] {
+                let problem = fuzz::layered(seed, layers, 8);
+                let model = Model::new(&problem, true);
+                let mut order = model.keep_all();
+                let all = Sim::default().run(&model, &order);
+                let budget = model.resident + (all.peak - model.resident) / 2;
+                let mut evictor = Evictor::default();
+                assert!(evictor.run(&model, &mut order, budget, Rule::PLAIN, &mut Rng::new(0), &|_| false));
+                let score = Sim::default().run(&model, &order);
+                assert!(score.peak <= budget && score.time > all.time);
+                let n = model.units.len() as f64;
+                let rate = evictor.work() as f64 / (n * n.ln());
+                println!("seed {seed}: {n} units, {} steps, {rate:.2} n log n", evictor.work());
+                assert!(rate <= 1.25 * *first.get_or_insert(rate), "{rate} against {first:?}");
+            }
+        }
+    }
+}

@@ -30,6 +30,9 @@ fn counted(bytes: u64) -> i64 {
     bytes.min(1 << 48) as i64
 }
 
+/// Where an item is touched, and whether it is made there.
+type Touch = (usize, bool);
+
 /// A life of a storage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Life {
@@ -150,13 +153,13 @@ impl Tape {
         if from < to { self.live.most(from, to).max(0) as u64 } else { 0 }
     }
 
-    /// Where an item is touched, ascending: slots, and whether it is made there.
-    pub fn touches(&self, item: u32) -> impl DoubleEndedIterator<Item = (usize, bool)> + '_ {
+    /// Where an item is touched, ascending.
+    pub fn touches(&self, item: u32) -> impl DoubleEndedIterator<Item = Touch> + '_ {
         self.touches[item as usize].iter().map(|&t| (t as usize / 2, t & 1 == 1))
     }
 
     /// The last touch before a slot and the first one at or after it.
-    pub fn around(&self, item: u32, slot: usize) -> (Option<(usize, bool)>, Option<(usize, bool)>) {
+    pub fn around(&self, item: u32, slot: usize) -> (Option<Touch>, Option<Touch>) {
         let touches = &self.touches[item as usize];
         let next = touches.partition_point(|&t| (t as usize) < 2 * slot);
         let at = |i: usize| touches.get(i).map(|&t| (t as usize / 2, t & 1 == 1));
