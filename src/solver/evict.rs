@@ -16,6 +16,7 @@
 //! which is how several levels of recomputation come about.
 
 use super::model::{Model, NONE};
+use super::moves::Move;
 use super::rng::Rng;
 use super::sim::Sim;
 
@@ -178,7 +179,7 @@ impl Evictor {
         rng: &mut Rng,
     ) -> Vec<(u32, usize)> {
         // One at a time is best; in large graphs a few at a time is nearly as good.
-        let batch = 1 + order.len() / 2000;
+        let batch = if model.moves.has(Move::Batch) { 1 + order.len() / 2000 } else { 1 };
         let mut best: Vec<(f64, u32, usize, u64)> = Vec::with_capacity(batch + 1);
         for item in 0..model.items.len() as u32 {
             let bytes = model.items[item as usize].bytes;
@@ -197,7 +198,7 @@ impl Evictor {
             if rule.gap > 0.0 {
                 score /= ((gap.to - gap.from) as f64).powf(rule.gap);
             }
-            if rule.care > 1.0 {
+            if rule.care > 1.0 && model.moves.has(Move::Care) {
                 let largest = self.chain.iter().map(|&u| model.units[u as usize].footprint).max().unwrap_or(0);
                 let moved = self.chain.contains(&order[at]);
                 let tight = self.sim.live[gap.to].saturating_add(largest) > budget;
@@ -230,6 +231,7 @@ impl Evictor {
         self.in_chain.resize(model.units.len(), 0);
         self.chain.clear();
         let mut price = Price { time: 0, kept: 0 };
+        let keep = if model.moves.has(Move::Keep) { keep } else { 0.0 };
         let largest = (model.items[item as usize].bytes as f64 * keep) as u64;
         self.chain.push(model.items[item as usize].maker);
         self.in_chain[model.items[item as usize].maker as usize] = self.epoch;

@@ -11,9 +11,12 @@ use super::hierarchical::Hierarchical;
 use super::knapsack::BoundaryKnapsack;
 #[cfg(feature = "highs")]
 use super::moccasin::Moccasin;
+use super::moves::Move;
 use super::rockmate::Rockmate;
 use super::rotor::Rotor;
 use super::segments::{RecomputeAll, Sqrt};
+#[cfg(feature = "highs")]
+use super::window;
 use super::{Options, Outcome, Solver};
 use crate::cost::Problem;
 use crate::error::{Error, Result};
@@ -69,17 +72,22 @@ impl Solver for Auto {
     }
     fn solve(&self, problem: &Problem, budget: Bytes, options: &Options) -> Result<Outcome> {
         Frame::solve(self.name(), problem, budget, options, |frame| {
-            let budget = frame.budget.get();
+            let (budget, moves) = (frame.budget.get(), frame.model.moves);
             let mut starts = closure_starts(&frame.model, budget);
             let mut found = construct(&frame.model, budget, starts, true, &frame.limits);
             if !frame.limits.pressed() {
-                starts = chain::orders(&frame.model, budget);
-                starts.extend(smaller_budgets(frame));
+                starts = if moves.has(Move::Chain) { chain::orders(&frame.model, budget) } else { Vec::new() };
+                if moves.has(Move::Smaller) {
+                    starts.extend(smaller_budgets(frame));
+                }
                 found.extend(construct(&frame.model, budget, starts, false, &frame.limits));
                 found.sort_by_key(|(_, score)| score.rank(budget));
                 found.dedup_by(|a, b| a.1 == b.1 && a.0 == b.0);
             }
-            Ok(improve(&frame.model, budget, found, frame.least, &frame.limits).map(|(order, _)| order))
+            let found = improve(&frame.model, budget, found, frame.least, &frame.limits);
+            #[cfg(feature = "highs")]
+            let found = window::refine(&frame.model, budget, found, frame.least, &frame.limits, options);
+            Ok(found.into_iter().next().map(|(order, _)| order))
         })
     }
 }
@@ -114,7 +122,10 @@ impl Solver for Evict {
     fn solve(&self, problem: &Problem, budget: Bytes, options: &Options) -> Result<Outcome> {
         Frame::solve(self.name(), problem, budget, options, |frame| {
             let found = construct(&frame.model, frame.budget.get(), Vec::new(), true, &frame.limits);
-            Ok(improve(&frame.model, frame.budget.get(), found, frame.least, &frame.limits).map(|(order, _)| order))
+            Ok(improve(&frame.model, frame.budget.get(), found, frame.least, &frame.limits)
+                .into_iter()
+                .next()
+                .map(|(order, _)| order))
         })
     }
 }
@@ -137,7 +148,10 @@ impl Solver for Chain {
                 return Err(Error::Unsupported { solver: "chain", why });
             }
             let found = construct(&frame.model, frame.budget.get(), starts, false, &frame.limits);
-            Ok(improve(&frame.model, frame.budget.get(), found, frame.least, &frame.limits).map(|(order, _)| order))
+            Ok(improve(&frame.model, frame.budget.get(), found, frame.least, &frame.limits)
+                .into_iter()
+                .next()
+                .map(|(order, _)| order))
         })
     }
 }
