@@ -176,8 +176,11 @@ fn main() -> Result<()> {
         );
         points.push(p);
     }
-    std::fs::write(&out, svg(&points))
-        .map_err(|source| plimsoll::Error::Io { action: "write", path: out.clone().into(), source })?;
+    std::fs::write(&out, svg(&points)).map_err(|source| plimsoll::Error::Io {
+        action: "write",
+        path: out.clone().into(),
+        source,
+    })?;
     println!("drawn in {out}");
     Ok(())
 }

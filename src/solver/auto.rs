@@ -9,6 +9,7 @@ use super::bound::Boundary;
 use super::evict::{Evictor, Rule};
 use super::improve::Search;
 use super::model::Model;
+use super::moves::Move;
 use super::reorder::shrink_first;
 use super::rng::Rng;
 use super::sim::{Score, Sim};
@@ -77,8 +78,10 @@ pub(super) fn construct(
 ) -> Vec<Scored> {
     let mut all: Vec<(Vec<u32>, Rule)> = Vec::new();
     if rules {
-        let bases = [model.keep_all(), shrink_first(model)];
-        all.extend(Rule::PORTFOLIO.iter().flat_map(|&rule| bases.iter().map(move |base| (base.clone(), rule))));
+        let bases = bases(model);
+        let rules = if model.moves.has(Move::Rules) { Rule::PORTFOLIO.len() } else { 1 };
+        let rules = &Rule::PORTFOLIO[..rules];
+        all.extend(rules.iter().flat_map(|&rule| bases.iter().map(move |base| (base.clone(), rule))));
     }
     all.extend(starts.into_iter().map(|order| (order, Rule::PLAIN)));
     let share = limits.work / all.len().max(1) as u64;
@@ -105,9 +108,10 @@ pub(super) fn construct(
     found
 }
 
-/// Improve the best of `found` side by side; `enough` is a time no plan can go below.
-pub(super) fn improve(model: &Model, budget: u64, found: Vec<Scored>, enough: u64, limits: &Limits) -> Option<Scored> {
-    let mut best = found.first()?.clone();
+/// Improve the best of `found` side by side: what came of each, the best first. `enough` is a time
+/// no plan can go below.
+pub(super) fn improve(model: &Model, budget: u64, found: Vec<Scored>, enough: u64, limits: &Limits) -> Vec<Scored> {
+    let Some(mut best) = found.first().cloned() else { return Vec::new() };
     let done = |best: &Scored| best.1.peak <= budget && best.1.time <= enough;
     let mut searches: Vec<Search> = (0..LANES)
         .map(|lane| {
@@ -125,7 +129,7 @@ pub(super) fn improve(model: &Model, budget: u64, found: Vec<Scored>, enough: u6
         let heat = 0.1 * (1.0 - round as f64 / ROUNDS as f64);
         searches.par_iter_mut().for_each(|search| search.improve(work, heat, &|| limits.late()));
         let ranks: Vec<_> = searches.iter().enumerate().map(|(lane, s)| (s.score.rank(budget), lane)).collect();
-        let (first, last) = (*ranks.iter().min()?, *ranks.iter().max()?);
+        let (Some(&first), Some(&last)) = (ranks.iter().min(), ranks.iter().max()) else { break };
         stalled += 1;
         if first.0 < best.1.rank(budget) {
             let (old, new) = (best.1, searches[first.1].score);
@@ -141,16 +145,32 @@ pub(super) fn improve(model: &Model, budget: u64, found: Vec<Scored>, enough: u6
             searches[last.1].restart(&best.0, best.1);
         }
     }
-    Some(best)
+    let mut all: Vec<Scored> = searches.into_iter().map(|search| (search.best, search.score)).collect();
+    all.push(best);
+    all.sort_by_key(|(_, score)| score.rank(budget));
+    all.dedup_by(|a, b| a.0 == b.0);
+    all
+}
+
+/// Orders of everything once.
+fn bases(model: &Model) -> Vec<Vec<u32>> {
+    let mut bases = vec![model.keep_all()];
+    if model.moves.has(Move::ShrinkFirst) {
+        bases.push(shrink_first(model));
+    }
+    bases
 }
 
 /// Orders that keep what is best kept at the boundary, for the budget and for smaller ones: what
 /// is made again after the boundary needs room beside what is kept.
 pub(super) fn closure_starts(model: &Model, budget: u64) -> Vec<Vec<u32>> {
+    if !model.moves.has(Move::Closure) {
+        return Vec::new();
+    }
     let Some(boundary) = Boundary::find(model).into_iter().next() else { return Vec::new() };
     let mut orders: Vec<Vec<u32>> = Vec::new();
     let free = budget.saturating_sub(model.resident) as f64;
-    let bases = [model.keep_all(), shrink_first(model)];
+    let bases = bases(model);
     for part in [1.0, 0.96, 0.92, 0.87, 0.8, 0.7, 0.55] {
         if let (_, _, Some(cut)) = boundary.solve(model.resident + (free * part) as u64) {
             for base in &bases {

@@ -22,6 +22,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use super::model::{Model, NONE};
+use super::moves::Move;
 use super::rng::Rng;
 use super::sim::Sim;
 use super::tape::Tape;
@@ -186,7 +187,7 @@ impl Evictor {
     /// Evict what is best at the peak: one at a time is best; in large graphs a few at a time are
     /// nearly as good. False when there is nothing.
     fn evict(&mut self, model: &Model, mut need: Need, rule: Rule, rng: &mut Rng) -> bool {
-        let batch = 1 + self.tape.len() / 2000;
+        let batch = if model.moves.has(Move::Batch) { 1 + self.tape.len() / 2000 } else { 1 };
         self.round += 1;
         self.tape.work += self.movable.len() as u64 / 4;
         let mut ranking = std::mem::take(&mut self.ranking);
@@ -262,7 +263,7 @@ impl Evictor {
             if rule.gap > 0.0 {
                 offer.cost /= ((to - from) as f64).powf(rule.gap);
             }
-            if rule.care > 1.0 {
+            if rule.care > 1.0 && model.moves.has(Move::Care) {
                 let largest = self.chain.iter().map(|&u| model.units[u as usize].footprint).max().unwrap_or(0);
                 let moved = self.chain.contains(&self.tape.unit(need.at));
                 let tight = || self.tape.live(to).saturating_add(largest) > need.budget;
@@ -289,6 +290,7 @@ impl Evictor {
         self.in_chain.resize(model.units.len(), 0);
         self.chain.clear();
         let mut price = Price { time: 0, kept: 0 };
+        let keep = if model.moves.has(Move::Keep) { keep } else { 0.0 };
         let largest = (model.items[item as usize].bytes as f64 * keep) as u64;
         self.chain.push(model.items[item as usize].maker);
         self.in_chain[model.items[item as usize].maker as usize] = self.epoch;

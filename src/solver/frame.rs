@@ -1,8 +1,10 @@
 //! What every solver does around its search: prove what is easy, judge by the simulator, report.
 
 use super::auto::{Limits, closure_starts, construct, least_time};
+use super::exact::{self, Found};
 use super::explain;
 use super::model::{Model, needed};
+use super::moves::Move;
 use super::reorder::shrink_first;
 use super::{Options, Outcome, offload, registry};
 use crate::cost::Problem;
@@ -77,7 +79,8 @@ impl<'a> Frame<'a> {
         let order: Vec<OpId> = problem.graph.ops().keys().filter(|&op| needed[op]).collect();
         let steps = lower(&problem.graph, &order, Lowering { inplace: options.inplace });
         let all = simulate(problem, &steps)?;
-        let model = Model::new(problem, options.inplace);
+        let mut model = Model::new(problem, options.inplace);
+        model.moves = options.moves;
         let limits = Limits::new(&model, options);
         let baseline = baseline(problem).1;
         let mut frame = Frame { problem, budget, options, model, limits, least: all.time.get(), name, baseline };
@@ -87,6 +90,25 @@ impl<'a> Frame<'a> {
         }
         if all.peak <= budget {
             return Ok(frame.outcome(steps, &all));
+        }
+        if name == "auto" && !offload::possible(problem) && options.moves.has(Move::Exact) {
+            match exact::solve(problem, budget, options, &|| frame.limits.late()) {
+                Found::Optimal(steps) => {
+                    let timeline = simulate(problem, &steps)?;
+                    frame.least = timeline.time.get();
+                    return Ok(frame.outcome(steps, &timeline));
+                }
+                Found::Infeasible => {
+                    let outcome = explain::search(&frame, None, &all)?;
+                    return Ok(match outcome {
+                        Outcome::Infeasible { minimum, blockers, why, .. } => {
+                            Outcome::Infeasible { minimum, blockers, proved: true, why }
+                        }
+                        found => found,
+                    });
+                }
+                Found::Unknown => {}
+            }
         }
         let offloads = offload::possible(problem) && matches!(name, "auto" | "evict");
         if !offload::possible(problem) {

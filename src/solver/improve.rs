@@ -7,6 +7,7 @@
 
 use super::evict::{Evictor, Rule};
 use super::model::{Model, NONE};
+use super::moves::Move;
 use super::rng::Rng;
 use super::sim::Score;
 use super::tape::Tape;
@@ -61,7 +62,7 @@ impl<'a, 'm> Search<'a, 'm> {
             if !self.ruin(&mut order) {
                 return;
             }
-            if self.rng.below(3) == 0 {
+            if self.rng.below(3) == 0 && self.model.moves.has(Move::Shift) {
                 for _ in 0..1 + self.rng.below(4) {
                     self.shift(&mut order);
                 }
@@ -71,6 +72,7 @@ impl<'a, 'm> Search<'a, 'm> {
             let score = self.give_back(&mut order, late);
             let (new, old) = (score.rank(self.budget), self.current_score.rank(self.budget));
             let over = self.current_score.time.saturating_sub(self.base_time()) as f64;
+            let heat = if self.model.moves.has(Move::Anneal) { heat } else { 0.0 };
             let slack = (over * heat * left * self.rng.unit()) as u64;
             if (new.0, new.1) <= (old.0, old.1.saturating_add(slack)) {
                 self.current = order;
@@ -115,21 +117,24 @@ impl<'a, 'm> Search<'a, 'm> {
             return false;
         }
         let mut out = vec![false; order.len()];
-        match self.rng.below(3) {
+        let mut ruins = [Move::RuinStretch, Move::RuinRandom, Move::RuinUnits].to_vec();
+        ruins.retain(|&ruin| self.model.moves.has(ruin));
+        match ruins.get(self.rng.below(ruins.len())) {
+            None => return false,
             // A window of the order.
-            0 => {
+            Some(Move::RuinStretch) => {
                 let width = 1 + self.rng.below(repeats.len().div_ceil(3));
                 let first = self.rng.below(repeats.len());
                 repeats[first..].iter().take(width).for_each(|&i| out[i] = true);
             }
             // A random few.
-            1 => {
+            Some(Move::RuinRandom) => {
                 let part = self.rng.unit() * 0.3;
                 repeats.iter().for_each(|&i| out[i] = self.rng.unit() < part);
                 out[repeats[self.rng.below(repeats.len())]] = true;
             }
             // Every repeat of a few units next to each other.
-            _ => {
+            Some(_) => {
                 let unit = order[repeats[self.rng.below(repeats.len())]];
                 let width = 1 + self.rng.below(30) as u32;
                 repeats.iter().filter(|&&i| order[i].abs_diff(unit) < width).for_each(|&i| out[i] = true);
@@ -176,7 +181,7 @@ impl<'a, 'm> Search<'a, 'm> {
     pub fn give_back(&mut self, order: &mut Vec<u32>, late: &dyn Fn() -> bool) -> Score {
         self.evictor.sim.prune(self.model, order);
         let score = self.evictor.sim.run(self.model, order);
-        if score.peak > self.budget {
+        if score.peak > self.budget || !self.model.moves.has(Move::GiveBack) {
             return score;
         }
         let mut units: Vec<(u64, u32)> =
@@ -196,7 +201,8 @@ impl<'a, 'm> Search<'a, 'm> {
             // Later ones first: what comes before one does not change when it is taken out.
             while slots.len() > 1 {
                 let slot = slots.pop().expect("more than one");
-                if !may_fit(self.model, self.budget, tape, slots[slots.len() - 1], slot) {
+                let quick = self.model.moves.has(Move::QuickLook);
+                if quick && !may_fit(self.model, self.budget, tape, slots[slots.len() - 1], slot) {
                     continue;
                 }
                 take_out(self.model, tape, slot, &mut removed);

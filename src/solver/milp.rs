@@ -49,6 +49,10 @@ pub(super) struct Milp {
     order: Vec<Variable>,
     cost: Expression,
     rows: Vec<(Expression, f64)>,
+    /// The relative gap that is good enough.
+    pub gap: f64,
+    /// Solutions that cost more are of no interest.
+    pub cutoff: Option<f64>,
 }
 
 impl Milp {
@@ -95,7 +99,10 @@ impl Milp {
         model.make_quiet();
         model.set_option("threads", 1);
         model.set_option("parallel", "off");
-        model.set_option("mip_rel_gap", 0.0);
+        model.set_option("mip_rel_gap", self.gap);
+        if let Some(cutoff) = self.cutoff {
+            model.set_option("objective_bound", cutoff);
+        }
         model.set_option("mip_abs_gap", 1e-7);
         model.set_option("mip_feasibility_tolerance", 1e-7);
         model.set_option("primal_feasibility_tolerance", 1e-8);

@@ -12,6 +12,7 @@ mod chain;
 #[cfg(feature = "highs")]
 mod checkmate;
 mod evict;
+mod exact;
 mod explain;
 mod family;
 mod flow;
@@ -25,6 +26,7 @@ mod milp;
 #[cfg(feature = "highs")]
 mod moccasin;
 mod model;
+mod moves;
 mod offload;
 #[cfg(feature = "highs")]
 mod phases;
@@ -39,6 +41,11 @@ mod sim;
 mod stages;
 mod sweep;
 mod tape;
+#[cfg(feature = "highs")]
+mod window;
+
+#[doc(hidden)]
+pub use moves::{Move, Moves};
 
 pub use frame::{baseline, lower_bound, plan};
 pub use registry::{by_name, names, solvers};
@@ -62,11 +69,14 @@ pub struct Options {
     pub seed: u64,
     /// Let plans take over storage in place where the graph allows it.
     pub inplace: bool,
+    /// What searches may do: all, except in tests.
+    #[doc(hidden)]
+    pub moves: Moves,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { time_limit: Duration::from_secs(10), node_limit: None, seed: 0, inplace: true }
+        Self { time_limit: Duration::from_secs(10), node_limit: None, seed: 0, inplace: true, moves: Moves::all() }
     }
 }
 

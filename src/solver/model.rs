@@ -8,6 +8,7 @@
 //! What does not fit that picture stays correct but is not recomputed: a *pinned* storage is one
 //! that some op joins while it also reads other non-resident storages.
 
+use super::moves::Moves;
 use crate::cost::Problem;
 use crate::entity::{EntityMap, OpId, StorageId, ValueId};
 use crate::graph::Replay;
@@ -70,6 +71,8 @@ pub(super) struct Model<'a> {
     /// In a valid order; the last is the end.
     pub units: Vec<Unit>,
     pub views: Vec<View>,
+    /// What searches over it may do.
+    pub moves: Moves,
 }
 
 impl<'a> Model<'a> {
@@ -85,6 +88,7 @@ impl<'a> Model<'a> {
             items: Vec::new(),
             units: Vec::new(),
             views: Vec::new(),
+            moves: Moves::all(),
         };
         for (s, storage) in graph.storages().iter().filter(|(_, s)| !s.resident) {
             item_of[s] = u32::from_index(model.items.len());

@@ -11,10 +11,13 @@ use super::hierarchical::Hierarchical;
 use super::knapsack::BoundaryKnapsack;
 #[cfg(feature = "highs")]
 use super::moccasin::Moccasin;
+use super::moves::Move;
 use super::repeat;
 use super::rockmate::Rockmate;
 use super::rotor::Rotor;
 use super::segments::{RecomputeAll, Sqrt};
+#[cfg(feature = "highs")]
+use super::window;
 use super::{Options, Outcome, Solver};
 use crate::cost::Problem;
 use crate::error::{Error, Result};
@@ -70,7 +73,7 @@ impl Solver for Auto {
     }
     fn solve(&self, problem: &Problem, budget: Bytes, options: &Options) -> Result<Outcome> {
         Frame::solve(self.name(), problem, budget, options, |frame| {
-            let budget = frame.budget.get();
+            let (budget, moves) = (frame.budget.get(), frame.model.moves);
             let (model, limits) = (&frame.model, &frame.limits);
             // What repeats is solved once.
             let spread = repeat::orders(model, budget, &limits.part(4));
@@ -82,14 +85,21 @@ impl Solver for Auto {
                 found.extend(construct(model, budget, starts, true, limits));
                 if !limits.pressed() {
                     let mut starts = if model.is_large() { closure_starts(model, budget) } else { Vec::new() };
-                    starts.extend(chain::orders(model, budget));
-                    starts.extend(smaller_budgets(frame));
+                    if moves.has(Move::Chain) {
+                        starts.extend(chain::orders(model, budget));
+                    }
+                    if moves.has(Move::Smaller) {
+                        starts.extend(smaller_budgets(frame));
+                    }
                     found.extend(construct(model, budget, starts, false, limits));
                 }
                 found.sort_by_key(|(_, score)| score.rank(budget));
                 found.dedup_by(|a, b| a.1 == b.1 && a.0 == b.0);
             }
-            Ok(improve(&frame.model, budget, found, frame.least, &frame.limits).map(|(order, _)| order))
+            let found = improve(&frame.model, budget, found, frame.least, &frame.limits);
+            #[cfg(feature = "highs")]
+            let found = window::refine(&frame.model, budget, found, frame.least, &frame.limits, options);
+            Ok(found.into_iter().next().map(|(order, _)| order))
         })
     }
 }
@@ -124,7 +134,10 @@ impl Solver for Evict {
     fn solve(&self, problem: &Problem, budget: Bytes, options: &Options) -> Result<Outcome> {
         Frame::solve(self.name(), problem, budget, options, |frame| {
             let found = construct(&frame.model, frame.budget.get(), Vec::new(), true, &frame.limits);
-            Ok(improve(&frame.model, frame.budget.get(), found, frame.least, &frame.limits).map(|(order, _)| order))
+            Ok(improve(&frame.model, frame.budget.get(), found, frame.least, &frame.limits)
+                .into_iter()
+                .next()
+                .map(|(order, _)| order))
         })
     }
 }
@@ -147,7 +160,10 @@ impl Solver for Chain {
                 return Err(Error::Unsupported { solver: "chain", why });
             }
             let found = construct(&frame.model, frame.budget.get(), starts, false, &frame.limits);
-            Ok(improve(&frame.model, frame.budget.get(), found, frame.least, &frame.limits).map(|(order, _)| order))
+            Ok(improve(&frame.model, frame.budget.get(), found, frame.least, &frame.limits)
+                .into_iter()
+                .next()
+                .map(|(order, _)| order))
         })
     }
 }

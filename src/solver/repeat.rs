@@ -127,7 +127,7 @@ pub(super) fn orders(model: &Model, budget: u64, limits: &Limits) -> Vec<Vec<u32
         // The first round is there to correct the budget.
         let best: Option<Scored> = match round {
             0 => found.into_iter().next(),
-            _ => improve(&small.model, budget_here, found, 0, &limits),
+            _ => improve(&small.model, budget_here, found, 0, &limits).into_iter().next(),
         };
         let Some((order, _)) = best else { break };
         let mut least = u64::MAX;
