@@ -1,4 +1,6 @@
-//! How long planning takes: `make bench`.
+//! How long planning takes, and how good the plans are: `make bench`.
+//!
+//! Times are criterion's; overheads are printed once for each problem, budget and solver.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -11,27 +13,46 @@ use plimsoll::solver::{self, Options};
 
 const PROBLEMS: [&str; 3] = ["gpt-4x256-b8", "resnet-8x32-b8", "unet-3x16-b4"];
 
+/// Solvers for small problems only are left out: their time is their limit.
+const EXACT: [&str; 3] = ["checkmate", "checkmate-lp", "moccasin"];
+
 fn load(name: &str) -> Problem {
     Problem::load(format!("{}/tests/data/{name}.problem.json", env!("CARGO_MANIFEST_DIR"))).expect("a problem file")
 }
 
-fn planning(c: &mut Criterion) {
-    let mut group = c.benchmark_group("plan");
-    group.sample_size(10).warm_up_time(Duration::from_millis(500));
+/// One solver on one problem within a share of its peak, where it finds a plan at all.
+fn bench(c: &mut Criterion, group: &str, name: &str, problem: &Problem, solver: &str, percent: u64) {
+    let peak = solver::baseline(problem).1.peak.get();
+    let budget = Bytes(peak / 100 * percent + peak % 100);
+    let options = Options::default();
+    let label = format!("{name} at {percent} %");
+    match solver::plan(problem, budget, solver, &options) {
+        Ok(plan) => {
+            let (overhead, bound) = (100.0 * plan.predicted.overhead, 100.0 * plan.predicted.lower_bound);
+            println!("{group}/{solver}/{label}: overhead {overhead:.3} % (bound {bound:.3} %)");
+        }
+        Err(error) => {
+            println!("{group}/{solver}/{label}: {}", error.to_string().lines().next().unwrap_or_default());
+            return;
+        }
+    }
+    let mut group = c.benchmark_group(group);
+    group.sample_size(10).warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_secs(1));
+    group.bench_function(BenchmarkId::new(solver, label), |b| {
+        b.iter(|| black_box(solver::plan(problem, budget, solver, &options)));
+    });
+    group.finish();
+}
+
+fn named(c: &mut Criterion) {
     for name in PROBLEMS {
         let problem = load(name);
-        let peak = solver::baseline(&problem).1.peak.get();
-        for solver in ["keep-all", "boundary-knapsack", "rotor", "auto"] {
-            for percent in [60, 100] {
-                let budget = Bytes(peak / 100 * percent + peak % 100);
-                let id = BenchmarkId::new(solver, format!("{name} at {percent} %"));
-                group.bench_with_input(id, &budget, |b, &budget| {
-                    b.iter(|| black_box(solver::plan(&problem, budget, solver, &Options::default())));
-                });
+        for solver in solver::names().into_iter().filter(|name| !EXACT.contains(name)) {
+            for percent in [70, 50] {
+                bench(c, "plan", name, &problem, solver, percent);
             }
         }
     }
-    group.finish();
 }
 
 fn simulating(c: &mut Criterion) {
@@ -42,5 +63,67 @@ fn simulating(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, planning, simulating);
+/// What is made of the zoo, with times from a roofline.
+#[cfg(feature = "zoo")]
+mod made {
+    use burn::tensor::Device;
+    use criterion::Criterion;
+    use plimsoll::cost::Problem;
+    use plimsoll::zoo::{self, ZooModel, ZooVisitor};
+    use plimsoll::{Budget, Rematerialize, Result, Settings};
+
+    struct Tracer;
+
+    impl ZooVisitor for Tracer {
+        type Output = Result<Problem>;
+
+        fn visit<M: ZooModel>(
+            self,
+            _name: &'static str,
+            model: M,
+            batch: impl Fn(u64, &Device) -> M::Inputs + Send + Sync + 'static,
+        ) -> Result<Problem> {
+            let model = Rematerialize::with_settings(model, Settings::new(Budget::Unlimited));
+            let inputs = batch(0, &Device::flex().autodiff());
+            model.problem_on(&"10e12,200e9".parse()?, inputs, |m: &M, inputs| m.batch_loss(inputs))
+        }
+    }
+
+    fn problem(name: &str, settings: &zoo::Settings) -> Problem {
+        zoo::with_model(name, settings, &Device::flex().autodiff(), 0, Tracer)
+            .and_then(|p| p)
+            .expect("a model of the zoo")
+    }
+
+    /// Each model in its test size and its default size.
+    pub fn sizes(c: &mut Criterion) {
+        for model in zoo::models() {
+            let tiny = zoo::Settings::tiny(model.name).expect("a model of the zoo");
+            for (size, settings) in [("tiny", tiny), ("default", zoo::Settings::new())] {
+                let problem = problem(model.name, &settings);
+                for solver in ["evict", "auto"] {
+                    super::bench(c, "zoo", &format!("{} {size}", model.name), &problem, solver, 60);
+                }
+            }
+        }
+    }
+
+    /// GPTs that differ in depth alone.
+    pub fn scaling(c: &mut Criterion) {
+        for layers in [4, 8, 12, 24, 48, 96, 192] {
+            let problem = problem("gpt", &zoo::Settings::new().set("layers", layers).set("batch", 8));
+            for solver in ["boundary-knapsack", "evict", "auto"] {
+                super::bench(c, "scaling", &format!("gpt of {layers} layers"), &problem, solver, 50);
+            }
+        }
+    }
+}
+
+#[cfg(not(feature = "zoo"))]
+mod made {
+    pub fn sizes(_: &mut criterion::Criterion) {}
+    pub fn scaling(_: &mut criterion::Criterion) {}
+}
+
+criterion_group!(benches, named, simulating, made::sizes, made::scaling);
 criterion_main!(benches);

@@ -130,6 +130,68 @@ pub fn problem(seed: u64, shape: Shape) -> Problem {
     Problem::new(format!("random-{seed}"), graph, Costs { time, workspace }, Device::default()).expect("sums are small")
 }
 
+/// A training step of `layers` equal layers of about `width` ops each way: the forward of each layer
+/// is one small random graph, its backward the mirror image. The same problem for the same seed.
+///
+/// # Panics
+/// Never: what it builds is valid, and the builder says so.
+pub fn layered(seed: u64, layers: usize, width: usize) -> Problem {
+    let mut dice = Dice(seed);
+    // Each op reads the result before it and perhaps an earlier one of its layer.
+    let ops: Vec<(u64, u64, Option<usize>)> = (0..width.max(1))
+        .map(|i| {
+            let extra = (i > 1 && dice.chance(30)).then(|| dice.roll(i as u64 - 1) as usize);
+            ((1 + dice.roll(8)) << 10, 1_000 + dice.roll(40) * dice.roll(40) * 100, extra)
+        })
+        .collect();
+    let mut builder = GraphBuilder::new();
+    let (mut time, mut workspace) = (EntityMap::new(), EntityMap::new());
+    let value = |builder: &mut GraphBuilder, bytes: u64, role: Role| {
+        builder.value(NewValue { bytes: Bytes(bytes), alias_of: None, role, ..NewValue::default() })
+    };
+    let mut op = |builder: &mut GraphBuilder, phase, kind: String, inputs: Vec<ValueId>, output, nanos: u64| {
+        let (outputs, replay) = (vec![output], Replay::Pure);
+        builder.op(Op { kind, phase, inputs, outputs, inplace: Vec::new(), replay });
+        time.push(Nanos(nanos));
+        workspace.push(Bytes(0));
+    };
+    let input = value(&mut builder, 4 << 10, Role::Input);
+    builder.resident(input);
+    let mut last = input;
+    let mut made: Vec<Vec<ValueId>> = Vec::new();
+    for _ in 0..layers {
+        let weight = value(&mut builder, 8 << 10, Role::Parameter);
+        builder.resident(weight);
+        let mut here = vec![weight];
+        for (i, &(bytes, nanos, extra)) in ops.iter().enumerate() {
+            let mut inputs = vec![last];
+            inputs.extend(extra.map(|e| here[e + 1]));
+            inputs.extend((i == 0).then_some(weight));
+            last = value(&mut builder, bytes, Role::Activation);
+            op(&mut builder, Phase::Forward, format!("F{i}"), inputs, last, nanos);
+            here.push(last);
+        }
+        made.push(here);
+    }
+    let loss = value(&mut builder, 4, Role::Loss);
+    op(&mut builder, Phase::Loss, "Loss".into(), vec![last], loss, 500);
+    builder.output(loss);
+    let mut gradient = loss;
+    for here in made.iter().rev() {
+        for (i, &(bytes, nanos, _)) in ops.iter().enumerate().rev() {
+            let inputs = vec![gradient, here[i + 1]];
+            gradient = value(&mut builder, bytes, Role::Activation);
+            op(&mut builder, Phase::Backward, format!("B{i}"), inputs, gradient, 2 * nanos);
+        }
+        let of_weight = value(&mut builder, 8 << 10, Role::Gradient);
+        op(&mut builder, Phase::Backward, "W".into(), vec![gradient, here[0]], of_weight, 700);
+        builder.output(of_weight);
+    }
+    let graph = builder.finish().expect("the generator makes valid graphs");
+    Problem::new(format!("layered-{seed}-{layers}"), graph, Costs { time, workspace }, Device::default())
+        .expect("sums are small")
+}
+
 /// A random series-parallel graph of about `ops` ops, in any number of which branches run side by
 /// side; with `backward`, about half of them are its backward pass, which reads what was made on
 /// the way forward and adds up the gradients of what has several readers.

@@ -1,5 +1,6 @@
 //! The search behind every heuristic solver: start orders, eviction, improvement, best of all.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use super::bound::Boundary;
 use super::evict::{Evictor, Rule};
 use super::improve::Search;
 use super::model::Model;
+use super::moves::Move;
 use super::progress::Watch;
 use super::reorder::shrink_first;
 use super::rng::Rng;
@@ -21,8 +23,8 @@ const LANES: usize = 4;
 const ROUNDS: usize = 10;
 /// Rounds without a gain after which the search ends.
 const PATIENCE: usize = 3;
-/// Units beyond which a graph is large.
-const LARGE: usize = 4000;
+/// Orders tried at a time in large graphs.
+const FEW: usize = 4;
 /// Positions evaluated by a whole search when no node limit is given: about two seconds on two
 /// cores, however large the graph.
 const WORK: u64 = 130_000_000;
@@ -32,7 +34,9 @@ pub(super) type Scored = (Vec<u32>, Score);
 
 /// When a search must end.
 pub(super) struct Limits {
-    pub watch: Watch,
+    pub watch: Arc<Watch>,
+    /// When this part of the solve began.
+    from: Instant,
     soon: Duration,
     deadline: Option<Instant>,
     /// Without a plan by then the rest of the time is for the search for a budget that suffices.
@@ -51,12 +55,35 @@ impl Limits {
         let soon = options.time_limit / 10;
         let reserved = watch.started().checked_add(options.time_limit / 4 * 3).filter(|_| options.search_minimum);
         let (explaining, work) = (AtomicBool::new(false), nodes.unwrap_or(WORK).min(WORK.saturating_mul(1000)));
-        Self { watch, soon, deadline, reserved, explaining, work, seed: options.seed }
+        let (from, watch) = (watch.started(), Arc::new(watch));
+        Self { watch, from, soon, deadline, reserved, explaining, work, seed: options.seed }
+    }
+
+    /// Limits for one of `n` equal parts of what is left.
+    pub fn part(&self, n: u32) -> Self {
+        let from = Instant::now();
+        let left = self.deadline.map(|deadline| deadline.saturating_duration_since(from) / n.max(1));
+        let deadline = left.and_then(|left| from.checked_add(left)).or(self.deadline);
+        Self {
+            watch: self.watch.clone(),
+            from,
+            soon: left.unwrap_or(Duration::MAX) / 10,
+            deadline,
+            reserved: self.reserved,
+            explaining: AtomicBool::new(self.explaining.load(Ordering::Relaxed)),
+            work: self.work / u64::from(n.max(1)),
+            seed: self.seed,
+        }
+    }
+
+    /// These limits for a search over a part of the problem: what it finds is no plan.
+    pub fn of_a_part(self) -> Self {
+        Self { watch: Arc::new(self.watch.unheard()), ..self }
     }
 
     /// Whether so much of the time is gone that extras should be left out.
     pub fn pressed(&self) -> bool {
-        self.watch.started().elapsed() >= self.soon || self.watch.cancelled()
+        self.from.elapsed() >= self.soon || self.watch.cancelled()
     }
 
     /// Whether the search must end: its time is over, or its caller cancelled it.
@@ -93,33 +120,41 @@ pub(super) fn construct(
 ) -> Vec<Scored> {
     let mut all: Vec<(Vec<u32>, Rule)> = Vec::new();
     if rules {
-        for base in [model.keep_all(), shrink_first(model)] {
-            all.extend(Rule::PORTFOLIO.iter().map(|&rule| (base.clone(), rule)));
-        }
+        let bases = bases(model);
+        let rules = if model.moves.has(Move::Rules) { Rule::PORTFOLIO.len() } else { 1 };
+        let rules = &Rule::PORTFOLIO[..rules];
+        all.extend(rules.iter().flat_map(|&rule| bases.iter().map(move |base| (base.clone(), rule))));
     }
     all.extend(starts.into_iter().map(|order| (order, Rule::PLAIN)));
     let share = limits.work / all.len().max(1) as u64;
-    let mut found: Vec<Scored> = all
-        .into_par_iter()
-        .map(|(mut order, rule)| {
-            let mut evictor = Evictor::default();
-            let stop = |work| work > share || limits.late();
-            evictor.run(model, &mut order, budget, rule, &mut Rng::new(limits.seed), &stop);
-            let mut search = Search::new(model, budget, order, 0);
-            let mut order = search.best.clone();
-            let score = search.give_back(&mut order, &|| limits.late());
-            limits.watch.found(score.peak, score.time);
-            (order, score)
-        })
-        .collect();
+    let from = |(order, rule): &(Vec<u32>, Rule)| {
+        let mut order = order.clone();
+        let mut evictor = Evictor::default();
+        let stop = |work| work > share || limits.late();
+        evictor.run(model, &mut order, budget, *rule, &mut Rng::new(limits.seed), &stop);
+        let mut search = Search::new(model, budget, order, 0);
+        let mut order = search.best.clone();
+        let score = search.give_back(&mut order, &|| limits.late());
+        limits.watch.found(score.peak, score.time);
+        (order, score)
+    };
+    let mut found: Vec<Scored> = Vec::new();
+    // In large graphs not all can be tried.
+    for some in all.chunks(if model.is_large() { FEW } else { usize::MAX }) {
+        found.par_extend(some.par_iter().map(from));
+        if limits.pressed() && found.iter().any(|(_, score)| score.peak <= budget) {
+            break;
+        }
+    }
     found.sort_by_key(|(_, score)| score.rank(budget));
     found.dedup_by(|a, b| a.1 == b.1 && a.0 == b.0);
     found
 }
 
-/// Improve the best of `found` side by side; `enough` is a time no plan can go below.
-pub(super) fn improve(model: &Model, budget: u64, found: Vec<Scored>, enough: u64, limits: &Limits) -> Option<Scored> {
-    let mut best = found.first()?.clone();
+/// Improve the best of `found` side by side: what came of each, the best first. `enough` is a time
+/// no plan can go below.
+pub(super) fn improve(model: &Model, budget: u64, found: Vec<Scored>, enough: u64, limits: &Limits) -> Vec<Scored> {
+    let Some(mut best) = found.first().cloned() else { return Vec::new() };
     let done = |best: &Scored| best.1.peak <= budget && best.1.time <= enough;
     let mut searches: Vec<Search> = (0..LANES)
         .map(|lane| {
@@ -128,7 +163,7 @@ pub(super) fn improve(model: &Model, budget: u64, found: Vec<Scored>, enough: u6
         })
         .collect();
     let mut stalled = 0;
-    let patience = if model.units.len() > LARGE { 1 } else { PATIENCE };
+    let patience = if model.is_large() { 1 } else { PATIENCE };
     let work = limits.work / (LANES * ROUNDS) as u64;
     for round in 0..ROUNDS {
         if limits.late() || stalled >= patience || done(&best) {
@@ -137,14 +172,13 @@ pub(super) fn improve(model: &Model, budget: u64, found: Vec<Scored>, enough: u6
         let heat = 0.1 * (1.0 - round as f64 / ROUNDS as f64);
         searches.par_iter_mut().for_each(|search| search.improve(work, heat, &|| limits.late()));
         let ranks: Vec<_> = searches.iter().enumerate().map(|(lane, s)| (s.score.rank(budget), lane)).collect();
-        let (first, last) = (*ranks.iter().min()?, *ranks.iter().max()?);
+        let (Some(&first), Some(&last)) = (ranks.iter().min(), ranks.iter().max()) else { break };
         stalled += 1;
         if first.0 < best.1.rank(budget) {
             let (old, new) = (best.1, searches[first.1].score);
             // In large graphs rounds are long: a gain that hardly shows is none.
-            let hardly = model.units.len() > LARGE
-                && old.peak <= budget
-                && old.time - new.time < old.time.saturating_sub(enough) / 100;
+            let hardly =
+                model.is_large() && old.peak <= budget && old.time - new.time < old.time.saturating_sub(enough) / 100;
             best = (searches[first.1].best.clone(), searches[first.1].score);
             limits.watch.found(best.1.peak, best.1.time);
             if !hardly {
@@ -155,16 +189,32 @@ pub(super) fn improve(model: &Model, budget: u64, found: Vec<Scored>, enough: u6
             searches[last.1].restart(&best.0, best.1);
         }
     }
-    Some(best)
+    let mut all: Vec<Scored> = searches.into_iter().map(|search| (search.best, search.score)).collect();
+    all.push(best);
+    all.sort_by_key(|(_, score)| score.rank(budget));
+    all.dedup_by(|a, b| a.0 == b.0);
+    all
+}
+
+/// Orders of everything once.
+fn bases(model: &Model) -> Vec<Vec<u32>> {
+    let mut bases = vec![model.keep_all()];
+    if model.moves.has(Move::ShrinkFirst) {
+        bases.push(shrink_first(model));
+    }
+    bases
 }
 
 /// Orders that keep what is best kept at the boundary, for the budget and for smaller ones: what
 /// is made again after the boundary needs room beside what is kept.
 pub(super) fn closure_starts(model: &Model, budget: u64) -> Vec<Vec<u32>> {
+    if !model.moves.has(Move::Closure) {
+        return Vec::new();
+    }
     let Some(boundary) = Boundary::find(model).into_iter().next() else { return Vec::new() };
     let mut orders: Vec<Vec<u32>> = Vec::new();
     let free = budget.saturating_sub(model.resident) as f64;
-    let bases = [model.keep_all(), shrink_first(model)];
+    let bases = bases(model);
     for part in [1.0, 0.96, 0.92, 0.87, 0.8, 0.7, 0.55] {
         if let (_, _, Some(cut)) = boundary.solve(model.resident + (free * part) as u64) {
             for base in &bases {

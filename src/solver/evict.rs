@@ -14,10 +14,18 @@
 //! with the neighbourhood cost evaluated exactly and ahead of time: cost^a / (bytes^b * gap^c).
 //! Because an order may name a unit any number of times, what is made again can be evicted again,
 //! which is how several levels of recomputation come about.
+//!
+//! An eviction seldom changes what another one costs, so offers are kept from one to the next and
+//! priced anew when they come up as the best, or when the life's next use is another.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 
 use super::model::{Model, NONE};
+use super::moves::Move;
 use super::rng::Rng;
 use super::sim::Sim;
+use super::tape::Tape;
 
 /// How candidates are ranked.
 #[derive(Clone, Copy, Debug)]
@@ -40,37 +48,60 @@ pub(super) struct Rule {
 impl Rule {
     pub const PLAIN: Self = Self { cost: 1.0, gap: 0.0, keep: 0.3, surplus: 1.0, noise: 0.0, care: 1.0 };
 
-    /// The rules tried by every solver that starts from everything kept.
+    /// The rules tried by every solver that starts from everything kept; where not all can be, the
+    /// first ones.
     pub const PORTFOLIO: [Self; 9] = [
         Self::PLAIN,
+        Self { cost: 0.8, gap: 0.5, keep: 0.0, ..Self::PLAIN },
         Self { keep: 0.0, ..Self::PLAIN },
         Self { gap: 0.3, surplus: 0.0, ..Self::PLAIN },
         Self { cost: 0.6, keep: 0.6, ..Self::PLAIN },
         Self { surplus: 0.3, keep: 0.1, ..Self::PLAIN },
-        Self { cost: 0.8, gap: 0.5, keep: 0.0, ..Self::PLAIN },
         Self { care: 20.0, ..Self::PLAIN },
         Self { care: 20.0, keep: 0.0, ..Self::PLAIN },
         Self { care: 1e6, cost: 0.5, keep: 0.6, surplus: 0.3, ..Self::PLAIN },
     ];
 }
 
-/// Where each item is touched in an order, and scratch space of the eviction.
+/// Rounds after which an offer is priced anew even where nothing suggests it.
+const STALE: u32 = 64;
+
+/// What evicting an item comes to.
+#[derive(Clone, Copy)]
+struct Offer {
+    /// The slots around the peak between which it is not touched; no such slots when not known.
+    from: u32,
+    to: u32,
+    /// Whether it lives there.
+    open: bool,
+    /// The round it was priced in, zero for never, and the number of evictions by then.
+    round: u32,
+    edits: u32,
+    /// Its score, but for the bytes that serve.
+    cost: f64,
+    /// Bytes freed; none where it cannot be had.
+    freed: u64,
+    /// Its random factor, drawn once; zero before.
+    noise: f64,
+}
+
+const UNKNOWN: Offer = Offer { from: NONE, to: NONE, open: false, round: 0, edits: 0, cost: 0.0, freed: 0, noise: 0.0 };
+
+/// An order being evicted from, and scratch space.
 #[derive(Default)]
 pub(super) struct Evictor {
     pub sim: Sim,
-    /// `touches[starts[s]..starts[s + 1]]`: positions where item s is touched, ascending.
-    starts: Vec<u32>,
-    touches: Vec<u32>,
+    pub tape: Tape,
+    offers: Vec<Offer>,
+    /// Items that can be evicted at all.
+    movable: Vec<u32>,
+    ranking: Vec<Reverse<(u64, u32)>>,
+    round: u32,
+    edits: u32,
     /// Units in the chain being priced.
     chain: Vec<u32>,
     in_chain: Vec<u32>,
     epoch: u32,
-}
-
-/// The gap of an item's life around a position.
-struct Gap {
-    from: usize,
-    to: usize,
 }
 
 /// What was priced: time, and bytes that stay because ancestors are kept longer.
@@ -79,7 +110,19 @@ struct Price {
     kept: u64,
 }
 
+/// Where the peak lies and what is asked of an eviction.
+struct Need {
+    at: usize,
+    budget: u64,
+    excess: u64,
+}
+
 impl Evictor {
+    /// Work so far, in positions evaluated.
+    pub fn work(&self) -> u64 {
+        self.sim.work + self.tape.work
+    }
+
     /// Evict from `order` until it fits `budget`, or `late` says of the work done that it is enough. Returns whether it does; if not, `order` is the
     /// last one tried.
     pub fn run(
@@ -91,145 +134,163 @@ impl Evictor {
         rng: &mut Rng,
         late: &dyn Fn(u64) -> bool,
     ) -> bool {
+        self.tape.load(model, order);
+        self.offers.clear();
+        self.offers.resize(model.items.len(), UNKNOWN);
+        (self.round, self.edits) = (0, 0);
+        self.movable.clear();
+        let items = (0..model.items.len() as u32).filter(|&s| {
+            let item = &model.items[s as usize];
+            item.bytes > 0 && item.maker != NONE && model.units[item.maker as usize].replayable
+        });
+        self.movable.extend(items);
         // Every eviction adds runs; an order this long is not converging.
         let longest = 4 * model.units.len() + 64;
+        // In large graphs going on without a gain is dear.
+        let patience = 64 + (model.units.len() / 4).min(500 + model.units.len() / 32);
         let mut best = u64::MAX;
         let mut stalled = 0;
-        loop {
-            let score = self.sim.run(model, order);
-            if score.peak <= budget {
-                return true;
+        let fits = loop {
+            let (peak, at) = self.tape.peak(model);
+            if peak <= budget {
+                break true;
             }
-            stalled = if score.peak < best { 0 } else { stalled + 1 };
-            best = best.min(score.peak);
-            if order.len() > longest || late(self.sim.work) || stalled > 64 + model.units.len() / 4 {
-                return false;
+            stalled = if peak < best { 0 } else { stalled + 1 };
+            best = best.min(peak);
+            if self.tape.len() > longest || late(self.work()) || stalled > patience {
+                break false;
             }
-            self.index(model, order);
-            let mut chosen = self.choose(model, order, score.at, budget, score.peak - budget, rule, rng);
-            if chosen.is_empty() {
-                return false;
+            if !self.evict(model, Need { at, budget, excess: peak - budget }, rule, rng) {
+                break false;
             }
-            // Pricing all candidates is work too.
-            self.sim.work += order.len() as u64;
-            // From the back, so that the places of the others stay what they are.
-            chosen.sort_unstable_by_key(|&(item, to)| (std::cmp::Reverse(to), item));
-            let price = |&(item, to): &(u32, usize)| {
-                self.price(model, order, item, score.at, to, rule.keep);
-                self.chain.sort_unstable();
-                (to, self.chain.clone())
-            };
-            let chains: Vec<(usize, Vec<u32>)> = chosen.iter().map(price).collect();
-            for (to, chain) in chains {
-                order.splice(to..to, chain);
-            }
-        }
-    }
-
-    fn index(&mut self, model: &Model, order: &[u32]) {
-        self.starts.clear();
-        self.starts.resize(model.items.len() + 2, 0);
-        let touched = |u: u32| {
-            let unit = &model.units[u as usize];
-            unit.reads.iter().chain(&unit.writes)
         };
-        for &s in order.iter().flat_map(|&u| touched(u)) {
-            self.starts[s as usize + 2] += 1;
+        if self.edits > 0 {
+            *order = self.tape.order();
         }
-        for s in 2..self.starts.len() {
-            self.starts[s] += self.starts[s - 1];
-        }
-        self.touches.clear();
-        self.touches.resize(*self.starts.last().unwrap_or(&0) as usize, 0);
-        for (position, &u) in order.iter().enumerate() {
-            for &s in touched(u) {
-                let at = &mut self.starts[s as usize + 1];
-                self.touches[*at as usize] = position as u32;
-                *at += 1;
-            }
-        }
+        fits
     }
 
-    fn touches(&self, item: u32) -> &[u32] {
-        &self.touches[self.starts[item as usize] as usize..self.starts[item as usize + 1] as usize]
-    }
-
-    /// The gap of `item`'s life strictly around `at`, if it lives there untouched.
-    fn gap(&self, model: &Model, order: &[u32], item: u32, at: usize) -> Option<Gap> {
-        let touches = self.touches(item);
-        let next = touches.partition_point(|&t| (t as usize) < at);
-        let to = *touches.get(next)? as usize;
-        if next == 0 || to == at || writes(model, order[to], item) {
-            return None;
+    /// Whether `item` lives at `at` untouched; fills in the offer's slots.
+    fn spans(&mut self, item: u32, at: usize) -> bool {
+        let offer = &mut self.offers[item as usize];
+        let slot = at as u32;
+        if !(offer.from < slot && slot < offer.to) {
+            let (before, next) = self.tape.around(item, at);
+            let to = next.map_or(NONE, |(to, _)| to as u32);
+            let open = before.is_some() && next.is_some_and(|(to, made)| !made && to != at);
+            let from = before.map_or(0, |(from, _)| from as u32);
+            *offer = Offer { from, to, open, noise: offer.noise, ..UNKNOWN };
         }
-        Some(Gap { from: touches[next - 1] as usize, to })
+        offer.open
     }
 
-    #[allow(clippy::too_many_arguments)]
-    /// The storages to evict at position `at`, best first, with the positions of their next uses.
-    fn choose(
-        &mut self,
-        model: &Model,
-        order: &[u32],
-        at: usize,
-        budget: u64,
-        excess: u64,
-        rule: Rule,
-        rng: &mut Rng,
-    ) -> Vec<(u32, usize)> {
-        // One at a time is best; in large graphs a few at a time is nearly as good.
-        let batch = 1 + order.len() / 2000;
-        let mut best: Vec<(f64, u32, usize, u64)> = Vec::with_capacity(batch + 1);
-        for item in 0..model.items.len() as u32 {
-            let bytes = model.items[item as usize].bytes;
-            let maker = model.items[item as usize].maker;
-            if bytes == 0 || maker == NONE || !model.units[maker as usize].replayable {
+    /// Evict what is best at the peak: one at a time is best; in large graphs a few at a time are
+    /// nearly as good. False when there is nothing.
+    fn evict(&mut self, model: &Model, mut need: Need, rule: Rule, rng: &mut Rng) -> bool {
+        let batch = if model.moves.has(Move::Batch) { 1 + self.tape.len() / 2000 } else { 1 };
+        self.round += 1;
+        self.tape.work += self.movable.len() as u64 / 4;
+        let mut ranking = std::mem::take(&mut self.ranking);
+        ranking.clear();
+        for i in 0..self.movable.len() {
+            let item = self.movable[i];
+            if !self.spans(item, need.at) {
                 continue;
             }
-            let Some(gap) = self.gap(model, order, item, at) else { continue };
-            let Some(price) = self.price(model, order, item, at, gap.to, rule.keep) else { continue };
-            if price.kept >= bytes {
+            let round = self.offers[item as usize].round;
+            if round == 0 || round + STALE < self.round {
+                self.offer(model, item, &need, rule, rng);
+            }
+            ranking.extend(self.score(item, &need, rule).map(|score| Reverse((score, item))));
+        }
+        let mut ranking = BinaryHeap::from(ranking);
+        let (mut done, mut covered) = (0, 0u64);
+        while let Some(Reverse((score, item))) = ranking.pop() {
+            // What was evicted since may have changed it.
+            if !self.spans(item, need.at) {
                 continue;
             }
-            let freed = bytes - price.kept;
-            let useful = freed.min(excess) as f64 + rule.surplus * freed.saturating_sub(excess) as f64;
-            let mut score = (price.time as f64 + 1.0).powf(rule.cost) / useful;
-            if rule.gap > 0.0 {
-                score /= ((gap.to - gap.from) as f64).powf(rule.gap);
+            let offer = self.offers[item as usize];
+            if offer.round == 0 || offer.edits != self.edits {
+                self.offer(model, item, &need, rule, rng);
+                match self.score(item, &need, rule) {
+                    Some(new) if new > score => ranking.push(Reverse((new, item))),
+                    Some(_) => ranking.push(Reverse((score, item))),
+                    None => {}
+                }
+                continue;
             }
-            if rule.care > 1.0 {
-                let largest = self.chain.iter().map(|&u| model.units[u as usize].footprint).max().unwrap_or(0);
-                let moved = self.chain.contains(&order[at]);
-                let tight = self.sim.live[gap.to].saturating_add(largest) > budget;
-                if moved || tight {
-                    score *= rule.care;
+            self.price(model, item, need.at, offer.to as usize, rule.keep);
+            self.chain.sort_unstable();
+            let chain = std::mem::take(&mut self.chain);
+            if let Some(moved) = self.tape.insert(model, offer.to as usize, &chain) {
+                need.at = moved[need.at] as usize;
+                for offer in &mut self.offers {
+                    for slot in [&mut offer.from, &mut offer.to] {
+                        *slot = moved.get(*slot as usize).map_or(NONE, |&new| if new == NONE { 0 } else { new });
+                    }
                 }
             }
-            if rule.noise > 0.0 {
-                score *= (rule.noise * (rng.unit() * 2.0 - 1.0)).exp();
+            for &s in
+                chain.iter().flat_map(|&u| model.units[u as usize].reads.iter().chain(&model.units[u as usize].writes))
+            {
+                self.offers[s as usize].from = NONE;
             }
-            if best.len() < batch || best.last().is_some_and(|worst| score < worst.0) {
-                let place = best.partition_point(|better| better.0 <= score);
-                best.insert(place, (score, item, gap.to, freed));
-                best.truncate(batch);
+            self.chain = chain;
+            self.edits += 1;
+            covered = covered.saturating_add(offer.freed);
+            done += 1;
+            if done >= batch || covered >= need.excess {
+                break;
             }
         }
-        let mut covered = 0u64;
-        let enough = best.iter().take_while(|&&(.., freed)| {
-            let more = covered < excess;
-            covered = covered.saturating_add(freed);
-            more
-        });
-        enough.map(|&(_, item, to, _)| (item, to)).collect()
+        self.ranking = ranking.into_vec();
+        done > 0
+    }
+
+    /// Price an item and keep the offer.
+    fn offer(&mut self, model: &Model, item: u32, need: &Need, rule: Rule, rng: &mut Rng) {
+        self.tape.work += 4;
+        let mut offer = self.offers[item as usize];
+        let (from, to) = (offer.from as usize, offer.to as usize);
+        if offer.noise == 0.0 {
+            offer.noise = if rule.noise > 0.0 { (rule.noise * (rng.unit() * 2.0 - 1.0)).exp() } else { 1.0 };
+        }
+        (offer.round, offer.edits, offer.freed) = (self.round, self.edits, 0);
+        if let Some(price) = self.price(model, item, need.at, to, rule.keep) {
+            offer.freed = model.items[item as usize].bytes.saturating_sub(price.kept);
+            offer.cost = (price.time as f64 + 1.0).powf(rule.cost) * offer.noise;
+            if rule.gap > 0.0 {
+                offer.cost /= ((to - from) as f64).powf(rule.gap);
+            }
+            if rule.care > 1.0 && model.moves.has(Move::Care) {
+                let largest = self.chain.iter().map(|&u| model.units[u as usize].footprint).max().unwrap_or(0);
+                let moved = self.chain.contains(&self.tape.unit(need.at));
+                let tight = || self.tape.live(to).saturating_add(largest) > need.budget;
+                if moved || tight() {
+                    offer.cost *= rule.care;
+                }
+            }
+        }
+        self.offers[item as usize] = offer;
+    }
+
+    /// The score of an offer, smaller is better. (The bits of positive numbers are in their order.)
+    fn score(&self, item: u32, need: &Need, rule: Rule) -> Option<u64> {
+        let offer = &self.offers[item as usize];
+        let useful =
+            offer.freed.min(need.excess) as f64 + rule.surplus * offer.freed.saturating_sub(need.excess) as f64;
+        (offer.freed > 0).then(|| (offer.cost / useful).to_bits())
     }
 
     /// Fill `self.chain` with the units to run again right before `to` so that `item` is there,
     /// and say what that costs. `None` when something cannot be made again.
-    fn price(&mut self, model: &Model, order: &[u32], item: u32, at: usize, to: usize, keep: f64) -> Option<Price> {
+    fn price(&mut self, model: &Model, item: u32, at: usize, to: usize, keep: f64) -> Option<Price> {
         self.epoch += 1;
         self.in_chain.resize(model.units.len(), 0);
         self.chain.clear();
         let mut price = Price { time: 0, kept: 0 };
+        let keep = if model.moves.has(Move::Keep) { keep } else { 0.0 };
         let largest = (model.items[item as usize].bytes as f64 * keep) as u64;
         self.chain.push(model.items[item as usize].maker);
         self.in_chain[model.items[item as usize].maker as usize] = self.epoch;
@@ -242,13 +303,8 @@ impl Evictor {
                 if self.in_chain[maker as usize] == self.epoch {
                     continue;
                 }
-                let touches = self.touches(x);
-                let later = touches.partition_point(|&t| (t as usize) < to);
-                let lives = touches.get(later).is_some_and(|&t| !writes(model, order[t as usize], x));
-                if lives {
-                    continue;
-                }
-                let last = touches[later - 1] as usize;
+                // It lives on anyway, or is read for the last time before.
+                let (Some((last, _)), None | Some((_, true))) = self.tape.around(x, to) else { continue };
                 let (bytes, over) = (model.items[x as usize].bytes, last < at);
                 let replayable = model.units[maker as usize].replayable;
                 if !over || !replayable || bytes <= largest {
@@ -269,7 +325,31 @@ impl Evictor {
     }
 }
 
-#[inline]
-fn writes(model: &Model, unit: u32, item: u32) -> bool {
-    model.units[unit as usize].writes.contains(&item)
+#[cfg(all(test, feature = "fuzzing"))]
+mod tests {
+    use super::*;
+    use crate::fuzz;
+    use crate::solver::sim::Sim;
+
+    #[test]
+    fn work_grows_no_faster_than_n_log_n() {
+        for seed in 0..2 {
+            let mut first = None;
+            for layers in [150, 300, 600, 1_200, 2_400] {
+                let problem = fuzz::layered(seed, layers, 8);
+                let model = Model::new(&problem, true);
+                let mut order = model.keep_all();
+                let all = Sim::default().run(&model, &order);
+                let budget = model.resident + (all.peak - model.resident) / 2;
+                let mut evictor = Evictor::default();
+                assert!(evictor.run(&model, &mut order, budget, Rule::PLAIN, &mut Rng::new(0), &|_| false));
+                let score = Sim::default().run(&model, &order);
+                assert!(score.peak <= budget && score.time > all.time);
+                let n = model.units.len() as f64;
+                let rate = evictor.work() as f64 / (n * n.ln());
+                println!("seed {seed}: {n} units, {} steps, {rate:.2} n log n", evictor.work());
+                assert!(rate <= 1.25 * *first.get_or_insert(rate), "{rate} against {first:?}");
+            }
+        }
+    }
 }

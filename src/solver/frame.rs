@@ -1,9 +1,11 @@
 //! What every solver does around its search: prove what is easy, judge by the simulator, report.
 
 use super::auto::{Limits, least_time};
+use super::exact::{self, Found};
 use super::explain;
 use super::mixed::mixed;
 use super::model::{Model, needed};
+use super::moves::Move;
 use super::progress::{Watch, overhead};
 use super::reorder::shrink_first;
 use super::{Options, Outcome, offload, registry};
@@ -79,7 +81,8 @@ impl<'a> Frame<'a> {
         let all = simulate(problem, &steps)?;
         let (baseline, least) = (baseline(problem).1, all.time.get());
         let watch = Watch::new(name, budget.get(), baseline.time.get(), least, options);
-        let model = Model::new(problem, options.inplace);
+        let mut model = Model::new(problem, options.inplace);
+        model.moves = options.moves;
         let limits = Limits::new(&model, options, watch);
         let (everything, starts) = (all.peak, Vec::new());
         let mut frame = Frame { problem, budget, options, model, limits, least, everything, starts, name, baseline };
@@ -95,6 +98,24 @@ impl<'a> Frame<'a> {
                 }
             }
             return Ok(frame.outcome(steps, &all));
+        }
+        if name == "auto" && !offload::possible(problem) && options.moves.has(Move::Exact) {
+            match exact::solve(problem, budget, options, &|| frame.limits.late()) {
+                Found::Optimal(steps) => {
+                    let timeline = simulate(problem, &steps)?;
+                    frame.least = timeline.time.get();
+                    return Ok(frame.outcome(steps, &timeline));
+                }
+                Found::Infeasible => {
+                    return Ok(match explain::search(&frame, None)? {
+                        Outcome::Unknown { minimum_feasible, blockers, why } => {
+                            Outcome::Infeasible { minimum_feasible, blockers, why }
+                        }
+                        found => found,
+                    });
+                }
+                Found::Unknown => {}
+            }
         }
         let offloads = offload::possible(problem) && matches!(name, "auto" | "evict");
         if !offload::possible(problem) && !frame.limits.late() {

@@ -6,9 +6,11 @@
 //! accept by simulated annealing.
 
 use super::evict::{Evictor, Rule};
-use super::model::Model;
+use super::model::{Model, NONE};
+use super::moves::Move;
 use super::rng::Rng;
 use super::sim::Score;
+use super::tape::Tape;
 
 /// One order being improved.
 pub(super) struct Search<'a, 'm> {
@@ -52,15 +54,15 @@ impl<'a, 'm> Search<'a, 'm> {
 
     /// Ruin and recreate until `work` more positions were evaluated or `late` says so.
     pub fn improve(&mut self, work: u64, heat: f64, late: &dyn Fn() -> bool) {
-        let end = self.evictor.sim.work.saturating_add(work);
-        let start = self.evictor.sim.work;
-        while self.evictor.sim.work < end && !late() {
-            let left = 1.0 - (self.evictor.sim.work - start) as f64 / work.max(1) as f64;
+        let start = self.evictor.work();
+        let end = start.saturating_add(work);
+        while self.evictor.work() < end && !late() {
+            let left = 1.0 - (self.evictor.work() - start) as f64 / work.max(1) as f64;
             let mut order = self.current.clone();
             if !self.ruin(&mut order) {
                 return;
             }
-            if self.rng.below(3) == 0 {
+            if self.rng.below(3) == 0 && self.model.moves.has(Move::Shift) {
                 for _ in 0..1 + self.rng.below(4) {
                     self.shift(&mut order);
                 }
@@ -70,6 +72,7 @@ impl<'a, 'm> Search<'a, 'm> {
             let score = self.give_back(&mut order, late);
             let (new, old) = (score.rank(self.budget), self.current_score.rank(self.budget));
             let over = self.current_score.time.saturating_sub(self.base_time()) as f64;
+            let heat = if self.model.moves.has(Move::Anneal) { heat } else { 0.0 };
             let slack = (over * heat * left * self.rng.unit()) as u64;
             if (new.0, new.1) <= (old.0, old.1.saturating_add(slack)) {
                 self.current = order;
@@ -114,21 +117,24 @@ impl<'a, 'm> Search<'a, 'm> {
             return false;
         }
         let mut out = vec![false; order.len()];
-        match self.rng.below(3) {
+        let mut ruins = [Move::RuinStretch, Move::RuinRandom, Move::RuinUnits].to_vec();
+        ruins.retain(|&ruin| self.model.moves.has(ruin));
+        match ruins.get(self.rng.below(ruins.len())) {
+            None => return false,
             // A window of the order.
-            0 => {
+            Some(Move::RuinStretch) => {
                 let width = 1 + self.rng.below(repeats.len().div_ceil(3));
                 let first = self.rng.below(repeats.len());
                 repeats[first..].iter().take(width).for_each(|&i| out[i] = true);
             }
             // A random few.
-            1 => {
+            Some(Move::RuinRandom) => {
                 let part = self.rng.unit() * 0.3;
                 repeats.iter().for_each(|&i| out[i] = self.rng.unit() < part);
                 out[repeats[self.rng.below(repeats.len())]] = true;
             }
             // Every repeat of a few units next to each other.
-            _ => {
+            Some(_) => {
                 let unit = order[repeats[self.rng.below(repeats.len())]];
                 let width = 1 + self.rng.below(30) as u32;
                 repeats.iter().filter(|&&i| order[i].abs_diff(unit) < width).for_each(|&i| out[i] = true);
@@ -174,55 +180,80 @@ impl<'a, 'm> Search<'a, 'm> {
     /// first; return the score.
     pub fn give_back(&mut self, order: &mut Vec<u32>, late: &dyn Fn() -> bool) -> Score {
         self.evictor.sim.prune(self.model, order);
-        let mut score = self.evictor.sim.run(self.model, order);
-        if score.peak > self.budget {
+        let score = self.evictor.sim.run(self.model, order);
+        if score.peak > self.budget || !self.model.moves.has(Move::GiveBack) {
             return score;
         }
-        let mut trial: Vec<u32> = Vec::with_capacity(order.len());
-        let mut live = std::mem::take(&mut self.evictor.sim.live);
         let mut units: Vec<(u64, u32)> =
             self.repeats(order).iter().map(|&i| (self.model.units[order[i] as usize].time, order[i])).collect();
         units.sort_unstable_by(|a, b| b.cmp(a));
         units.dedup();
+        let tape = &mut self.evictor.tape;
+        tape.load(self.model, order);
+        let mut removed: Vec<(usize, u32)> = Vec::new();
+        let runs = tape.len();
         for (_, unit) in units {
             if late() {
                 break;
             }
-            let mut runs: Vec<usize> = (0..order.len()).filter(|&i| order[i] == unit).collect();
-            // Later positions first: they stay where they are when one is taken out and nothing
-            // before it changes.
-            while runs.len() > 1 {
-                let i = runs.pop().expect("more than one");
-                if !self.may_fit(order, &live, runs[runs.len() - 1], i) {
+            let item = self.model.units[unit as usize].writes[0];
+            let mut slots: Vec<usize> = tape.touches(item).filter(|t| t.1).map(|t| t.0).collect();
+            // Later ones first: what comes before one does not change when it is taken out.
+            while slots.len() > 1 {
+                let slot = slots.pop().expect("more than one");
+                let quick = self.model.moves.has(Move::QuickLook);
+                if quick && !may_fit(self.model, self.budget, tape, slots[slots.len() - 1], slot) {
                     continue;
                 }
-                trial.clone_from(order);
-                trial.remove(i);
-                self.evictor.sim.prune(self.model, &mut trial);
-                let new = self.evictor.sim.run(self.model, &trial);
-                if new.peak <= self.budget && new.time <= score.time {
-                    std::mem::swap(order, &mut trial);
-                    std::mem::swap(&mut live, &mut self.evictor.sim.live);
-                    score = new;
-                    runs = (0..order.len()).filter(|&i| order[i] == unit).take(runs.len()).collect();
+                take_out(self.model, tape, slot, &mut removed);
+                if tape.peak(self.model).0 <= self.budget {
+                    slots.retain(|&slot| tape.unit(slot) == unit);
+                } else {
+                    removed.iter().rev().for_each(|&(slot, unit)| tape.restore(self.model, slot, unit));
                 }
             }
         }
-        self.evictor.sim.live = live;
-        score
+        if tape.len() == runs {
+            return score;
+        }
+        *order = tape.order();
+        self.evictor.sim.run(self.model, order)
     }
+}
 
-    /// A quick look before the evaluation: would what `unit` made at `before` fit if it were kept
-    /// up to `after`? (Optimistic: what its inputs would free is taken as freed.)
-    fn may_fit(&self, order: &[u32], live: &[u64], before: usize, after: usize) -> bool {
-        let unit = &self.model.units[order[after] as usize];
-        let bytes: u64 = unit.writes.iter().map(|&s| self.model.items[s as usize].bytes).sum();
-        let inputs: u64 = unit.reads.iter().map(|&s| self.model.items[s as usize].bytes).sum();
-        let limit = self.budget.saturating_add(inputs).saturating_sub(bytes);
-        // Up to its last use before `after` it lives anyway.
-        let last = (before..after).rev().find(|&i| {
-            i == before || self.model.units[order[i] as usize].reads.iter().any(|s| unit.writes.contains(s))
-        });
-        live[last.unwrap_or(before) + 1..after].iter().all(|&bytes| bytes <= limit)
+/// A quick look before the trial: would what the unit in `after` made in `before` fit if it were
+/// kept until then? (Optimistic: what its inputs would free is taken as freed.)
+fn may_fit(model: &Model, budget: u64, tape: &mut Tape, before: usize, after: usize) -> bool {
+    tape.work += 2;
+    let unit = &model.units[tape.unit(after) as usize];
+    let bytes: u64 = unit.writes.iter().map(|&s| model.items[s as usize].bytes).sum();
+    let inputs: u64 = unit.reads.iter().map(|&s| model.items[s as usize].bytes).sum();
+    let limit = budget.saturating_add(inputs).saturating_sub(bytes);
+    // Up to its last use before `after` it lives anyway.
+    let uses = unit.writes.iter().filter_map(|&s| tape.around(s, after).0);
+    let last = uses.map(|(slot, _)| slot).max().unwrap_or(before);
+    tape.most(last + 1, after) <= limit
+}
+
+/// Take out a run, and then every replayable run of whose results nothing is read.
+fn take_out(model: &Model, tape: &mut Tape, slot: usize, removed: &mut Vec<(usize, u32)>) {
+    removed.clear();
+    let mut stack = vec![slot];
+    while let Some(slot) = stack.pop() {
+        let unit = tape.unit(slot);
+        if unit == NONE {
+            continue;
+        }
+        tape.remove(model, slot);
+        removed.push((slot, unit));
+        for &s in &model.units[unit as usize].reads {
+            let made = tape.touches(s).rev().find(|&(at, made)| made && at < slot).map(|t| t.0);
+            stack.extend(made.filter(|&at| is_unread(model, tape, at)));
+        }
     }
+}
+
+fn is_unread(model: &Model, tape: &Tape, slot: usize) -> bool {
+    let unit = &model.units[tape.unit(slot) as usize];
+    unit.replayable && unit.writes.iter().all(|&s| tape.around(s, slot + 1).1.is_none_or(|(_, made)| made))
 }

@@ -54,6 +54,8 @@ pub(super) struct Milp {
     order: Vec<Variable>,
     cost: Expression,
     rows: Vec<(Expression, f64)>,
+    /// The relative gap that is good enough.
+    pub gap: f64,
 }
 
 impl Milp {
@@ -104,7 +106,7 @@ impl Milp {
         model.make_quiet();
         model.set_option("threads", 1);
         model.set_option("parallel", "off");
-        model.set_option("mip_rel_gap", 0.0);
+        model.set_option("mip_rel_gap", self.gap);
         // What is left open may be just less than the next better cost.
         model.set_option("mip_abs_gap", (0.9 * self.step).max(1e-7));
         if let Some(cutoff) = self.cutoff {

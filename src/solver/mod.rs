@@ -12,6 +12,7 @@ mod chain;
 #[cfg(feature = "highs")]
 mod checkmate;
 mod evict;
+mod exact;
 mod explain;
 mod family;
 mod flow;
@@ -26,6 +27,7 @@ mod mixed;
 #[cfg(feature = "highs")]
 mod moccasin;
 mod model;
+mod moves;
 mod offload;
 #[cfg(feature = "highs")]
 mod phases;
@@ -33,6 +35,7 @@ mod pofo;
 mod progress;
 mod registry;
 mod reorder;
+mod repeat;
 mod rng;
 mod rockmate;
 mod rotor;
@@ -40,6 +43,12 @@ mod segments;
 mod sim;
 mod stages;
 mod sweep;
+mod tape;
+#[cfg(feature = "highs")]
+mod window;
+
+#[doc(hidden)]
+pub use moves::{Move, Moves};
 
 pub use frame::{baseline, lower_bound, plan};
 pub use progress::{Cancel, OnProgress, Progress};
@@ -78,6 +87,9 @@ pub struct Options {
     /// Whether to look for the smallest budget that suffices where no plan is found. Without, the
     /// outcome names the smallest that came up.
     pub search_minimum: bool,
+    /// What searches may do: all, except in tests.
+    #[doc(hidden)]
+    pub moves: Moves,
 }
 
 impl Default for Options {
@@ -91,6 +103,7 @@ impl Default for Options {
             on_progress: None,
             starts: Vec::new(),
             search_minimum: true,
+            moves: Moves::all(),
         }
     }
 }

@@ -8,6 +8,7 @@
 //! What does not fit that picture stays correct but is not recomputed: a *pinned* storage is one
 //! that some op joins while it also reads other non-resident storages.
 
+use super::moves::Moves;
 use crate::cost::Problem;
 use crate::entity::{EntityMap, OpId, StorageId, ValueId};
 use crate::graph::Replay;
@@ -16,7 +17,11 @@ use crate::plan::Step;
 /// "No such thing" in the dense tables below.
 pub(super) const NONE: u32 = u32::MAX;
 
+/// Units beyond which a graph is large.
+const LARGE: usize = 4000;
+
 /// A storage that is not resident.
+#[derive(Clone)]
 pub(super) struct Item {
     pub bytes: u64,
     /// The unit that makes it.
@@ -26,8 +31,9 @@ pub(super) struct Item {
 }
 
 /// An op that only looks at one storage differently.
+#[derive(Clone)]
 pub(super) struct View {
-    op: OpId,
+    pub op: OpId,
     pub time: u64,
     /// Its item, or [`NONE`] for a resident storage.
     pub item: u32,
@@ -36,6 +42,7 @@ pub(super) struct View {
 }
 
 /// An op that is not a view. The last unit is no op: it reads what must be live at the end.
+#[derive(Clone)]
 pub(super) struct Unit {
     /// None for the end.
     pub op: Option<OpId>,
@@ -65,6 +72,8 @@ pub(super) struct Model<'a> {
     /// In a valid order; the last is the end.
     pub units: Vec<Unit>,
     pub views: Vec<View>,
+    /// What searches over it may do.
+    pub moves: Moves,
 }
 
 impl<'a> Model<'a> {
@@ -80,6 +89,7 @@ impl<'a> Model<'a> {
             items: Vec::new(),
             units: Vec::new(),
             views: Vec::new(),
+            moves: Moves::all(),
         };
         for (s, storage) in graph.storages().iter().filter(|(_, s)| !s.resident) {
             item_of[s] = u32::from_index(model.items.len());
@@ -134,6 +144,16 @@ impl<'a> Model<'a> {
             once: true,
         });
         model
+    }
+
+    /// Whether there are so many units that what looks at all of them often takes too long.
+    pub fn is_large(&self) -> bool {
+        self.units.len() > LARGE
+    }
+
+    /// A model of a part of the same problem, with these items and nothing else yet.
+    pub fn with_items(&self, items: Vec<Item>) -> Self {
+        Self { items, units: Vec::new(), views: Vec::new(), ..*self }
     }
 
     fn unit(

@@ -119,6 +119,22 @@ impl Watch {
         }
     }
 
+    /// A watch over the same request that reports nothing and knows of no plan.
+    pub fn unheard(&self) -> Self {
+        Self {
+            cancel: self.cancel.clone(),
+            on_progress: None,
+            solver: self.solver,
+            budget: self.budget,
+            baseline: self.baseline,
+            started: self.started,
+            best: AtomicU64::new(NONE),
+            least: AtomicU64::new(self.least.load(Ordering::Relaxed)),
+            phase: Mutex::new("part"),
+            last: Mutex::new(self.started),
+        }
+    }
+
     pub fn started(&self) -> Instant {
         self.started
     }

@@ -1,6 +1,6 @@
 //! The solvers by name.
 
-use super::auto::{closure_starts, construct, improve};
+use super::auto::{Scored, closure_starts, construct, improve};
 use super::balanced::Balanced;
 use super::chain;
 #[cfg(feature = "highs")]
@@ -11,10 +11,14 @@ use super::hierarchical::Hierarchical;
 use super::knapsack::BoundaryKnapsack;
 #[cfg(feature = "highs")]
 use super::moccasin::Moccasin;
+use super::moves::Move;
 use super::pofo::Pofo;
+use super::repeat;
 use super::rockmate::Rockmate;
 use super::rotor::Rotor;
 use super::segments::{RecomputeAll, Sqrt};
+#[cfg(feature = "highs")]
+use super::window;
 use super::{Options, Outcome, Solver};
 use crate::cost::Problem;
 use crate::error::{Error, Result};
@@ -74,22 +78,37 @@ impl Solver for Auto {
     }
     fn solve(&self, problem: &Problem, budget: Bytes, options: &Options) -> Result<Outcome> {
         Frame::solve(self.name(), problem, budget, options, |frame| {
-            let budget = frame.budget.get();
-            frame.limits.watch.phase("construct");
-            let mut starts = frame.starts.clone();
-            if !frame.limits.late() {
-                starts.extend(closure_starts(&frame.model, budget));
-            }
-            let mut found = construct(&frame.model, budget, starts, true, &frame.limits);
-            if !frame.limits.pressed() {
-                starts = chain::orders(&frame.model, budget);
-                starts.extend(smaller_budgets(frame));
-                found.extend(construct(&frame.model, budget, starts, false, &frame.limits));
+            let (budget, moves) = (frame.budget.get(), frame.model.moves);
+            let (model, limits) = (&frame.model, &frame.limits);
+            limits.watch.phase("construct");
+            // What repeats is solved once.
+            let spread = repeat::orders(model, budget, &limits.part(4).of_a_part());
+            let spread = frame.starts.iter().cloned().chain(spread).collect();
+            let mut found = construct(model, budget, spread, false, &limits.part(8));
+            let fits = |found: &[Scored]| found.first().is_some_and(|(_, score)| score.peak <= budget);
+            if !fits(&found) || !limits.pressed() {
+                // In large graphs the plain rules first: closures take long there.
+                let starts = if model.is_large() { Vec::new() } else { closure_starts(model, budget) };
+                found.extend(construct(model, budget, starts, true, limits));
+                if !limits.pressed() {
+                    let mut starts = if model.is_large() { closure_starts(model, budget) } else { Vec::new() };
+                    if moves.has(Move::Chain) {
+                        starts.extend(chain::orders(model, budget));
+                    }
+                    if moves.has(Move::Smaller) {
+                        starts.extend(smaller_budgets(frame));
+                    }
+                    found.extend(construct(model, budget, starts, false, limits));
+                }
                 found.sort_by_key(|(_, score)| score.rank(budget));
                 found.dedup_by(|a, b| a.1 == b.1 && a.0 == b.0);
             }
-            frame.limits.watch.phase("improve");
-            Ok(improve(&frame.model, budget, found, frame.least, &frame.limits).map(|(order, _)| order))
+            limits.watch.phase("improve");
+            let found = improve(&frame.model, budget, found, frame.least, &frame.limits);
+            limits.watch.phase("windows");
+            #[cfg(feature = "highs")]
+            let found = window::refine(&frame.model, budget, found, frame.least, &frame.limits, options);
+            Ok(found.into_iter().next().map(|(order, _)| order))
         })
     }
 }
@@ -127,7 +146,10 @@ impl Solver for Evict {
     fn solve(&self, problem: &Problem, budget: Bytes, options: &Options) -> Result<Outcome> {
         Frame::solve(self.name(), problem, budget, options, |frame| {
             let found = construct(&frame.model, frame.budget.get(), frame.starts.clone(), true, &frame.limits);
-            Ok(improve(&frame.model, frame.budget.get(), found, frame.least, &frame.limits).map(|(order, _)| order))
+            Ok(improve(&frame.model, frame.budget.get(), found, frame.least, &frame.limits)
+                .into_iter()
+                .next()
+                .map(|(order, _)| order))
         })
     }
 }
@@ -154,7 +176,10 @@ impl Solver for Chain {
             }
             starts.extend(frame.starts.iter().cloned());
             let found = construct(&frame.model, frame.budget.get(), starts, false, &frame.limits);
-            Ok(improve(&frame.model, frame.budget.get(), found, frame.least, &frame.limits).map(|(order, _)| order))
+            Ok(improve(&frame.model, frame.budget.get(), found, frame.least, &frame.limits)
+                .into_iter()
+                .next()
+                .map(|(order, _)| order))
         })
     }
 }

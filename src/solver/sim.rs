@@ -28,8 +28,6 @@ pub(super) struct Sim {
     dies: Vec<bool>,
     bytes: Vec<u64>,
     stamps: Stamps,
-    /// Live bytes during each position of the order evaluated last.
-    pub live: Vec<u64>,
     /// Positions evaluated so far, over all orders.
     pub work: u64,
 }
@@ -42,7 +40,6 @@ impl Sim {
         self.bytes.clear();
         self.bytes.resize(model.items.len(), 0);
         self.stamps.reset(model);
-        self.live.clear();
         let mut live = model.resident;
         let mut score = Score { peak: live, at: 0, time: 0 };
         let mut touch = 0;
@@ -72,7 +69,6 @@ impl Sim {
                 }
             }
             let during = live + unit.workspace;
-            self.live.push(during);
             if during > score.peak {
                 (score.peak, score.at) = (during, position);
             }

@@ -1,0 +1,301 @@
+//! How good `auto`'s plans are: against bounds, against exact solutions, and what each move is worth.
+
+use std::time::Duration;
+
+use plimsoll::Bytes;
+use plimsoll::check::check;
+use plimsoll::cost::Problem;
+use plimsoll::entity::OpId;
+use plimsoll::plan::{Lowering, Plan, lower, simulate};
+use plimsoll::solver::{self, Options};
+
+fn load(name: &str) -> Problem {
+    Problem::load(format!("{}/tests/data/{name}.problem.json", env!("CARGO_MANIFEST_DIR"))).unwrap()
+}
+
+/// The peak with everything kept and no in-place reuse, of which budgets are fractions.
+fn keep_all_peak(problem: &Problem) -> u64 {
+    let order: Vec<OpId> = problem.graph.ops().keys().collect();
+    simulate(problem, &lower(&problem.graph, &order, Lowering { inplace: false })).unwrap().peak.get()
+}
+
+/// Limits for tests: the same result however slow the machine.
+fn quick(nodes: u64) -> Options {
+    Options { time_limit: Duration::from_secs(600), node_limit: Some(nodes), ..Options::default() }
+}
+
+fn verify(problem: &Problem, plan: &Plan) {
+    let checked = check(problem, plan).unwrap();
+    assert_eq!(plan.predicted.peak, checked.peak);
+    assert!(plan.predicted.peak <= plan.budget);
+    assert!(plan.predicted.lower_bound <= plan.predicted.overhead, "{:?}", plan.predicted);
+}
+
+/// What is computed again for longest, and where the peak is nearly reached.
+fn show(problem: &Problem, plan: &Plan) {
+    let timeline = simulate(problem, &plan.steps).unwrap();
+    let mut ran = vec![0u32; problem.graph.ops().len()];
+    let mut again: Vec<(u64, usize, String)> = Vec::new();
+    for (at, step) in plan.steps.iter().enumerate() {
+        if let plimsoll::plan::Step::Compute { op, .. } = step {
+            let index = plimsoll::entity::Entity::index(*op);
+            if ran[index] > 0 {
+                again.push((problem.costs.time[*op].get(), at, problem.graph.describe_op(*op)));
+            }
+            ran[index] += 1;
+        }
+    }
+    again.sort_by_key(|&(time, at, _)| (std::cmp::Reverse(time), at));
+    let base = plan.predicted.baseline_time.get() as f64 / 100.0;
+    for (time, at, name) in again.iter().take(30) {
+        println!("    {:7.4} % at {at:5} {name}", *time as f64 / base);
+    }
+    println!("    {} runs again", again.len());
+    let mut tight: Vec<(u64, usize)> = Vec::new();
+    for (at, live) in timeline.live.iter().enumerate() {
+        let slack = plan.budget.get() - live.get();
+        if slack * 50 < plan.budget.get() {
+            tight.push((slack, at));
+        }
+    }
+    for (slack, at) in tight.iter().step_by(tight.len().div_ceil(40)) {
+        println!("    slack {slack:9} at {at:5} {:?}", plan.steps[*at]);
+    }
+}
+
+/// `PLIMSOLL_PROBLEMS`: problem files, separated by colons; those in `tests/data` otherwise.
+#[test]
+#[ignore = "prints a table; slow"]
+fn table() {
+    let problems: Vec<Problem> = match std::env::var("PLIMSOLL_PROBLEMS") {
+        Ok(files) => files.split(':').map(|file| Problem::load(file).unwrap()).collect(),
+        Err(_) => ["gpt-4x256-b8", "resnet-8x32-b8", "unet-3x16-b4"].map(load).into(),
+    };
+    let fractions = std::env::var("PLIMSOLL_FRACTIONS").unwrap_or("0.8,0.6,0.5,0.4".into());
+    let (mut sum, mut worst, mut count) = (0.0, 0.0f64, 0);
+    for problem in &problems {
+        let peak = keep_all_peak(problem);
+        let resident = problem.graph.resident_bytes().get();
+        let trivial = problem.trivial_bound().get();
+        for label in fractions.split(',') {
+            // "a0.5": of the activations; "r0.12": room.
+            let (of, low) = match label.as_bytes()[0] {
+                b'a' => (&label[1..], resident),
+                b'r' => (&label[1..], trivial),
+                _ => (label, 0),
+            };
+            let part: f64 = of.parse().unwrap();
+            let budget = Bytes(low + ((peak - low) as f64 * part) as u64);
+            let options = Options {
+                node_limit: std::env::var("PLIMSOLL_NODES").ok().and_then(|n| n.parse().ok()),
+                inplace: std::env::var("PLIMSOLL_NO_INPLACE").is_err(),
+                time_limit: Duration::from_secs(
+                    std::env::var("PLIMSOLL_SECONDS").ok().and_then(|n| n.parse().ok()).unwrap_or(10),
+                ),
+                ..Options::default()
+            };
+            let started = std::time::Instant::now();
+            match solver::plan(problem, budget, "auto", &options) {
+                Ok(plan) => {
+                    let took = started.elapsed();
+                    verify(problem, &plan);
+                    let p = &plan.predicted;
+                    let (over, bound) = (p.overhead * 100.0, solver::lower_bound(problem, budget).max(0.0) * 100.0);
+                    let excess = if over - bound <= 0.2 { 0.0 } else { 100.0 * (over / bound.max(1e-9) - 1.0) };
+                    sum += excess;
+                    worst = worst.max(excess);
+                    count += 1;
+                    if std::env::var("PLIMSOLL_SHOW").is_ok() {
+                        show(problem, &plan);
+                    }
+                    println!(
+                        "{:<24} {label:>5} {over:8.3} bound {bound:8.3} plan's {:8.3} excess {excess:6.1} % {took:.1?}",
+                        problem.name,
+                        p.lower_bound * 100.0,
+                    );
+                }
+                Err(error) => println!("{} {label}: {error} {:.1?}", problem.name, started.elapsed()),
+            }
+        }
+    }
+    println!("{count} plans: excess {:.1} % on average, {worst:.1} % at worst", sum / f64::from(count));
+}
+
+#[cfg(feature = "fuzzing")]
+mod random {
+    use std::collections::BTreeMap;
+
+    use plimsoll::Error;
+    use plimsoll::entity::Entity;
+    use plimsoll::fuzz::{Shape, problem};
+    use plimsoll::plan::{Status, Step};
+    use plimsoll::solver::{Move, Moves, Outcome};
+
+    use super::*;
+
+    /// The least time within a budget of a graph without views, in-place pairs and side effects:
+    /// over all sets of live values (bits), by relaxing until nothing changes. `None`: none fits.
+    fn least_time(problem: &Problem, budget: u64) -> Option<u64> {
+        let graph = &problem.graph;
+        let bit = |v: plimsoll::entity::ValueId| 1u64 << v.index();
+        let residents: u64 = graph.values().iter().filter(|(_, v)| v.resident).map(|(id, _)| bit(id)).sum();
+        let bytes = |set: u64| -> u64 {
+            graph.values().iter().filter(|&(id, _)| set & bit(id) != 0).map(|(_, v)| v.bytes.get()).sum()
+        };
+        let mut times: BTreeMap<u64, u64> = BTreeMap::from([(residents, 0)]);
+        let mut todo = vec![residents];
+        while let Some(set) = todo.pop() {
+            let time = times[&set];
+            let mut reach = |next: u64, time: u64| {
+                let known = times.entry(next).or_insert(u64::MAX);
+                if time < *known {
+                    *known = time;
+                    todo.push(next);
+                }
+            };
+            for (id, _) in graph.values().iter().filter(|&(id, v)| set & bit(id) != 0 && !v.resident) {
+                reach(set & !bit(id), time);
+            }
+            for (id, op) in graph.ops().iter() {
+                let (inputs, outputs) = (&op.inputs, &op.outputs);
+                let ready = inputs.iter().all(|&v| set & bit(v) != 0) && outputs.iter().all(|&v| set & bit(v) == 0);
+                let next = outputs.iter().fold(set, |set, &v| set | bit(v));
+                if ready && bytes(next) + problem.costs.workspace[id].get() <= budget {
+                    reach(next, time + problem.costs.time[id].get());
+                }
+            }
+        }
+        let outputs: u64 = graph.outputs().iter().map(|&v| bit(v)).fold(0, |set, bit| set | bit);
+        times.iter().filter(|&(set, _)| set & outputs == outputs).map(|(_, &time)| time).min()
+    }
+
+    fn plain(ops: usize) -> Shape {
+        Shape { views: false, inplace: false, once: false, ..Shape::all(ops) }
+    }
+
+    /// Budgets from below what is feasible to where everything fits.
+    fn budgets(problem: &Problem, count: u64) -> Vec<Bytes> {
+        let (low, high) = (problem.trivial_bound().get(), solver::baseline(problem).1.peak.get());
+        (0..count).map(|k| Bytes(low.saturating_sub(1) + (high + 1 - low) * k / (count - 1))).collect()
+    }
+
+    /// `auto` against an exhaustive search, on graphs small enough for one.
+    #[test]
+    fn auto_is_exact_on_small_problems() {
+        let (mut feasible, mut infeasible, mut recomputing) = (0, 0, 0);
+        for seed in 0..400u64 {
+            let problem = problem(seed, plain(2 + (seed % 6) as usize));
+            for budget in budgets(&problem, 6) {
+                let least = least_time(&problem, budget.get());
+                match solver::by_name("auto").unwrap().solve(&problem, budget, &quick(10_000)).unwrap() {
+                    Outcome::Optimal(plan) => {
+                        verify(&problem, &plan);
+                        assert_eq!(Some(plan.predicted.time.get()), least, "seed {seed}, budget {budget}");
+                        assert_eq!(plan.predicted.status, Status::Optimal);
+                        feasible += 1;
+                        let runs = plan.steps.iter().filter(|s| matches!(s, Step::Compute { .. })).count();
+                        recomputing += usize::from(runs > problem.graph.ops().len());
+                    }
+                    Outcome::Infeasible { .. } => {
+                        assert!(least.is_none(), "seed {seed}, budget {budget}: {least:?}");
+                        infeasible += 1;
+                    }
+                    other => panic!("seed {seed}, budget {budget}: {other:?}"),
+                }
+            }
+        }
+        println!("{feasible} feasible, {recomputing} of them recompute; {infeasible} infeasible");
+        assert!(feasible > 1000 && infeasible > 200 && recomputing > 100);
+    }
+
+    /// Where an exact program proves its optimum, `auto` is as fast. (It may be faster: it knows more plans.)
+    #[cfg(feature = "highs")]
+    #[test]
+    fn auto_is_as_good_as_exact_programs() {
+        let mut proved = 0;
+        for seed in 0..120u64 {
+            let problem = problem(seed, Shape { once: seed % 3 == 0, ..Shape::all(6 + (seed % 8) as usize) });
+            for budget in budgets(&problem, 5) {
+                let exact = solver::by_name("checkmate").unwrap().solve(&problem, budget, &quick(2_000)).unwrap();
+                let Outcome::Optimal(exact) = exact else { continue };
+                let auto = solver::plan(&problem, budget, "auto", &quick(10_000)).unwrap();
+                verify(&problem, &auto);
+                let (auto, exact) = (auto.predicted.time, exact.predicted.time);
+                assert!(auto <= exact, "seed {seed}, budget {budget}: {auto} against {exact}");
+                proved += 1;
+            }
+        }
+        println!("{proved} proved");
+        assert!(proved > 200);
+    }
+
+    /// The rules that prune the exact search change nothing but its work.
+    #[test]
+    fn pruning_rules_of_the_exact_search_agree() {
+        let mut compared = 0;
+        for seed in 0..150u64 {
+            let problem = problem(seed, Shape { once: seed % 2 == 0, ..Shape::all(3 + (seed % 4) as usize) });
+            for budget in budgets(&problem, 4) {
+                let sets = [Moves::all(), Moves::all().without(Move::Estimate), Moves::all().without(Move::LateDrops)];
+                let times = sets.map(|moves| {
+                    let options = Options { moves, ..quick(10_000) };
+                    match solver::plan(&problem, budget, "auto", &options) {
+                        Ok(plan) => {
+                            verify(&problem, &plan);
+                            Some(plan.predicted.time)
+                        }
+                        Err(Error::Infeasible { .. }) => None,
+                        Err(other) => panic!("{other}"),
+                    }
+                });
+                assert!(times.iter().all(|&time| time == times[0]), "seed {seed}, budget {budget}: {times:?}");
+                compared += 1;
+            }
+        }
+        assert!(compared > 500);
+    }
+
+    /// What a plan is worth: a larger rank is a worse plan.
+    fn rank(problem: &Problem, budget: Bytes, options: &Options) -> (bool, u64, bool) {
+        match solver::by_name("auto").unwrap().solve(problem, budget, options).unwrap() {
+            Outcome::Optimal(plan) => (false, plan.predicted.time.get(), false),
+            Outcome::Feasible { plan, .. } => (false, plan.predicted.time.get(), true),
+            Outcome::Infeasible { .. } => (true, 0, false),
+            Outcome::Unknown { .. } => (true, 0, true),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Each move, and each rule that prunes, makes some plan better than it would be without.
+    #[test]
+    fn each_move_helps_somewhere() {
+        let tight = |problem: &Problem, percent: u64| {
+            let (low, high) = (problem.trivial_bound().get(), solver::baseline(problem).1.peak.get());
+            Bytes(low + high.saturating_sub(low) * percent / 100)
+        };
+        for it in Move::ALL {
+            let helps = |problem: &Problem, budget: Bytes, nodes: u64| {
+                let with = rank(problem, budget, &quick(nodes));
+                let without = rank(problem, budget, &Options { moves: Moves::all().without(it), ..quick(nodes) });
+                with < without
+            };
+            let found = match it {
+                Move::Exact | Move::Estimate | Move::LateDrops => (0..200u64).find(|&seed| {
+                    let problem = problem(seed, Shape { once: false, ..Shape::all(6 + (seed % 12) as usize) });
+                    helps(&problem, tight(&problem, 30), 40)
+                }),
+                // Only large graphs evict several at a time.
+                Move::Batch => (0..20u64).find(|&seed| {
+                    let problem = problem(seed, Shape { once: false, ..Shape::all(4000) });
+                    helps(&problem, tight(&problem, 50), 100)
+                }),
+                _ => (0..400u64).find(|&seed| {
+                    let problem = problem(seed, Shape { once: false, ..Shape::all(30 + (seed % 90) as usize) });
+                    helps(&problem, tight(&problem, 15 + seed % 4 * 15), 1_000 + seed % 3 * 2_000)
+                }),
+            };
+            println!("{it:?} helps with seed {found:?}");
+            assert!(found.is_some(), "{it:?} helps nowhere");
+        }
+    }
+}
