@@ -205,7 +205,7 @@ mod random {
             }
         }
         println!("{feasible} feasible, {recomputing} of them recompute; {infeasible} infeasible");
-        assert!(feasible > 1000 && infeasible > 200 && recomputing > 100);
+        assert!(feasible > 900 && infeasible > 900 && recomputing > 100);
     }
 
     /// Where an exact program proves its optimum, `auto` is as fast. (It may be faster: it knows more plans.)

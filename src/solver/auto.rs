@@ -32,7 +32,7 @@ pub(super) type Scored = (Vec<u32>, Score);
 /// When a search must end.
 pub(super) struct Limits {
     started: Instant,
-    soon: Duration,
+    limit: Duration,
     deadline: Option<Instant>,
     work: u64,
     seed: u64,
@@ -44,13 +44,24 @@ impl Limits {
         let nodes = options.node_limit.map(|nodes| nodes.saturating_mul(model.units.len() as u64));
         // A limit too far away to be an instant is none.
         let deadline = Instant::now().checked_add(options.time_limit);
-        let (started, soon) = (Instant::now(), options.time_limit / 10);
-        Self { started, soon, deadline, work: nodes.unwrap_or(WORK).min(WORK.saturating_mul(1000)), seed: options.seed }
+        let (started, limit) = (Instant::now(), options.time_limit);
+        Self {
+            started,
+            limit,
+            deadline,
+            work: nodes.unwrap_or(WORK).min(WORK.saturating_mul(1000)),
+            seed: options.seed,
+        }
     }
 
     /// Whether so much of the time is gone that extras should be left out.
     pub fn pressed(&self) -> bool {
-        self.started.elapsed() >= self.soon
+        self.spent(1)
+    }
+
+    /// Whether so many tenths of the time are gone.
+    pub fn spent(&self, tenths: u32) -> bool {
+        self.started.elapsed() / tenths.max(1) >= self.limit / 10
     }
 
     pub fn late(&self) -> bool {

@@ -415,6 +415,8 @@ pub(super) fn resolve(
 const LANES: usize = 2;
 /// Optional runs in a window.
 const SIZE: usize = 140;
+/// Tenths of the time after which no further program is begun.
+const MOST: u32 = 3;
 /// Passes over the order at most.
 const PASSES: usize = 3;
 /// Nodes of a program, and the gap that is good enough: what is left is for other windows.
@@ -434,11 +436,11 @@ pub(super) fn refine(
 ) -> Vec<Scored> {
     let fits = |(_, score): &Scored| score.peak <= budget && score.time > enough;
     let mut programs = options.node_limit.map_or(u64::MAX, |nodes| nodes / NODES);
-    if !found.first().is_some_and(fits) || programs == 0 || limits.late() {
+    if !found.first().is_some_and(fits) || programs == 0 || limits.spent(MOST) {
         return found;
     }
     // One program must not take all the time there is.
-    let options = &Options { time_limit: options.time_limit / 10, ..options.clone() };
+    let options = &Options { time_limit: options.time_limit / 20, ..options.clone() };
     let judge = |mut order: Vec<u32>| {
         let mut search = Search::new(model, budget, order.clone(), 0);
         let score = search.give_back(&mut order, &|| limits.late());
@@ -458,7 +460,7 @@ pub(super) fn refine(
         loop {
             let weights = weights(model, &found[0].0);
             let total: usize = weights.iter().sum();
-            if at >= total || programs == 0 || limits.late() || found[0].1.time <= enough {
+            if at >= total || programs == 0 || limits.spent(MOST) || found[0].1.time <= enough {
                 break;
             }
             let lanes: Vec<usize> = (0..LANES).map(|lane| at + lane * SIZE / 2).collect();
@@ -483,7 +485,7 @@ pub(super) fn refine(
                 found[0] = best;
             }
         }
-        if found[0].1.time >= before || limits.late() {
+        if found[0].1.time >= before || limits.spent(MOST) {
             break;
         }
     }
