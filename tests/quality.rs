@@ -205,7 +205,7 @@ mod random {
             }
         }
         println!("{feasible} feasible, {recomputing} of them recompute; {infeasible} infeasible");
-        assert!(feasible > 1000 && infeasible > 200 && recomputing > 100);
+        assert!(feasible > 900 && infeasible > 900 && recomputing > 100);
     }
 
     /// Where an exact program proves its optimum, `auto` is as fast. (It may be faster: it knows more plans.)
@@ -273,29 +273,38 @@ mod random {
             let (low, high) = (problem.trivial_bound().get(), solver::baseline(problem).1.peak.get());
             Bytes(low + high.saturating_sub(low) * percent / 100)
         };
-        for it in Move::ALL {
-            let helps = |problem: &Problem, budget: Bytes, nodes: u64| {
-                let with = rank(problem, budget, &quick(nodes));
-                let without = rank(problem, budget, &Options { moves: Moves::all().without(it), ..quick(nodes) });
-                with < without
-            };
-            let found = match it {
-                Move::Exact | Move::Estimate | Move::LateDrops => (0..200u64).find(|&seed| {
-                    let problem = problem(seed, Shape { once: false, ..Shape::all(6 + (seed % 12) as usize) });
-                    helps(&problem, tight(&problem, 30), 40)
-                }),
-                // Only large graphs evict several at a time.
-                Move::Batch => (0..20u64).find(|&seed| {
-                    let problem = problem(seed, Shape { once: false, ..Shape::all(4000) });
-                    helps(&problem, tight(&problem, 50), 100)
-                }),
-                _ => (0..400u64).find(|&seed| {
-                    let problem = problem(seed, Shape { once: false, ..Shape::all(30 + (seed % 90) as usize) });
-                    helps(&problem, tight(&problem, 15 + seed % 4 * 15), 1_000 + seed % 3 * 2_000)
-                }),
-            };
-            println!("{it:?} helps with seed {found:?}");
-            assert!(found.is_some(), "{it:?} helps nowhere");
+        let mut left: Vec<Move> = Move::ALL.to_vec();
+        if !cfg!(feature = "highs") {
+            left.retain(|it| ![Move::Windows, Move::Merge].contains(it));
         }
+        let mut compare = |problem: &Problem, budget: Bytes, nodes: u64, moves: &[Move], case: u64| {
+            let with = rank(problem, budget, &quick(nodes));
+            left.retain(|&it| {
+                let without = || rank(problem, budget, &Options { moves: Moves::all().without(it), ..quick(nodes) });
+                let helps = moves.contains(&it) && with < without();
+                if helps {
+                    println!("{it:?} helps in case {case}");
+                }
+                !helps
+            });
+            left.clone()
+        };
+        let exact = [Move::Exact, Move::Estimate, Move::LateDrops];
+        for seed in 0..60u64 {
+            let problem = problem(seed, Shape { once: false, ..Shape::all(6 + (seed % 12) as usize) });
+            compare(&problem, tight(&problem, 30), 40, &exact, seed);
+        }
+        // Only large graphs evict several at a time.
+        let large = problem(0, Shape { once: false, ..Shape::all(4000) });
+        let mut rest = compare(&large, tight(&large, 50), 100, &[Move::Batch], 0);
+        for seed in 0..400u64 {
+            if rest.is_empty() {
+                break;
+            }
+            let problem = problem(seed, Shape { once: false, ..Shape::all(30 + (seed % 60) as usize) });
+            let budget = tight(&problem, 15 + seed % 4 * 15);
+            rest = compare(&problem, budget, 1_000 + seed % 3 * 2_000, &Move::ALL, seed);
+        }
+        assert!(rest.is_empty(), "these help nowhere: {rest:?}");
     }
 }

@@ -35,9 +35,9 @@ pub(super) type Scored = (Vec<u32>, Score);
 /// When a search must end.
 pub(super) struct Limits {
     pub watch: Arc<Watch>,
-    /// When this part of the solve began.
+    /// When this part of the solve began, and how long it may take.
     from: Instant,
-    soon: Duration,
+    limit: Duration,
     deadline: Option<Instant>,
     /// Without a plan by then the rest of the time is for the search for a budget that suffices.
     reserved: Option<Instant>,
@@ -52,11 +52,11 @@ impl Limits {
         let nodes = options.node_limit.map(|nodes| nodes.saturating_mul(model.units.len() as u64));
         // A limit too far away to be an instant is none.
         let deadline = watch.started().checked_add(options.time_limit);
-        let soon = options.time_limit / 10;
+        let limit = options.time_limit;
         let reserved = watch.started().checked_add(options.time_limit / 4 * 3).filter(|_| options.search_minimum);
         let (explaining, work) = (AtomicBool::new(false), nodes.unwrap_or(WORK).min(WORK.saturating_mul(1000)));
         let (from, watch) = (watch.started(), Arc::new(watch));
-        Self { watch, from, soon, deadline, reserved, explaining, work, seed: options.seed }
+        Self { watch, from, limit, deadline, reserved, explaining, work, seed: options.seed }
     }
 
     /// Limits for one of `n` equal parts of what is left.
@@ -67,7 +67,7 @@ impl Limits {
         Self {
             watch: self.watch.clone(),
             from,
-            soon: left.unwrap_or(Duration::MAX) / 10,
+            limit: left.unwrap_or(Duration::MAX),
             deadline,
             reserved: self.reserved,
             explaining: AtomicBool::new(self.explaining.load(Ordering::Relaxed)),
@@ -83,7 +83,12 @@ impl Limits {
 
     /// Whether so much of the time is gone that extras should be left out.
     pub fn pressed(&self) -> bool {
-        self.from.elapsed() >= self.soon || self.watch.cancelled()
+        self.spent(1) || self.watch.cancelled()
+    }
+
+    /// Whether so many tenths of the time are gone.
+    pub fn spent(&self, tenths: u32) -> bool {
+        self.from.elapsed() / tenths.max(1) >= self.limit / 10
     }
 
     /// Whether the search must end: its time is over, or its caller cancelled it.

@@ -61,70 +61,83 @@ pub(super) struct Choices<'a> {
     pub others: &'a [Vec<u32>],
 }
 
+/// What happened up to a position of an order.
+struct Past<'a, 'm> {
+    model: &'a Model<'m>,
+    ran: Vec<bool>,
+    /// Where each item was touched last.
+    touched: Vec<usize>,
+}
+
+impl<'a, 'm> Past<'a, 'm> {
+    fn new(model: &'a Model<'m>) -> Self {
+        Self { model, ran: vec![false; model.units.len()], touched: vec![0; model.items.len()] }
+    }
+
+    /// Whether running a unit would be a repetition that could be left out.
+    fn repeats(&self, u: u32) -> bool {
+        self.ran[u as usize] && self.model.units[u as usize].replayable
+    }
+
+    fn run(&mut self, u: u32, at: usize) {
+        let unit = &self.model.units[u as usize];
+        self.ran[u as usize] = true;
+        unit.reads.iter().chain(&unit.writes).for_each(|&s| self.touched[s as usize] = at);
+    }
+
+    /// Add to `cluster` up to `offers` units that could run again right before `u` runs at `at`:
+    /// what makes what it reads, and what that is made from, each in less time than `dearest`.
+    fn offer(&self, u: u32, at: usize, dearest: u64, offers: usize, cluster: &mut Vec<u32>) {
+        let most = cluster.len() + offers;
+        let mut queue: Vec<u32> = vec![u];
+        queue.extend(cluster.iter().copied());
+        let mut next = 0;
+        while let Some(&v) = queue.get(next) {
+            next += 1;
+            for &s in &self.model.units[v as usize].reads {
+                let maker = self.model.items[s as usize].maker;
+                if maker == NONE || !self.repeats(maker) || queue.contains(&maker) || cluster.len() >= most {
+                    continue;
+                }
+                // What was touched just now is there anyway.
+                let near = self.touched[s as usize] + 2 >= at;
+                if !near && self.model.units[maker as usize].time < dearest {
+                    cluster.push(maker);
+                    queue.push(maker);
+                }
+            }
+        }
+    }
+}
+
 /// The sequence for an order. Nothing that takes the time `dearest` is offered.
 fn sequence(model: &Model, order: &[u32], choices: &Choices, dearest: u64) -> Vec<Slot> {
-    let open = choices.open;
-    let mut ran = vec![false; model.units.len()];
-    // Where each item was touched last.
-    let mut touched = vec![0usize; model.items.len()];
+    let mut past = Past::new(model);
     let mut slots: Vec<Slot> = Vec::with_capacity(order.len() * 2);
     let mut cluster: Vec<u32> = Vec::new();
     for (i, &u) in order.iter().enumerate() {
-        let unit = &model.units[u as usize];
-        if open(i) && ran[u as usize] && unit.replayable {
+        let open = (choices.open)(i);
+        if open && past.repeats(u) {
             cluster.push(u);
             continue;
         }
         let there = cluster.len();
-        if open(i) {
-            if !ran[u as usize] {
+        if open {
+            if !past.ran[u as usize] {
                 let others = choices.others.get(u as usize).into_iter().flatten().copied();
-                cluster.extend(others.filter(|&v| ran[v as usize] && model.units[v as usize].time < dearest));
+                cluster.extend(others.filter(|&v| past.repeats(v) && model.units[v as usize].time < dearest));
             }
-            offer(model, u, &ran, &touched, i, dearest, choices.offers, &mut cluster);
+            past.offer(u, i, dearest, choices.offers, &mut cluster);
         }
         let mut runs: Vec<(u32, bool)> = cluster.drain(..).enumerate().map(|(k, v)| (v, k < there)).collect();
+        // Units stand in a valid order; of two of a kind the one that is there counts.
         runs.sort_by_key(|&(v, there)| (v, !there));
         runs.dedup_by_key(|&mut (v, _)| v);
         slots.extend(runs.into_iter().map(|(unit, there)| Slot { unit, optional: true, there }));
         slots.push(Slot { unit: u, optional: false, there: true });
-        ran[u as usize] = true;
-        unit.reads.iter().chain(&unit.writes).for_each(|&s| touched[s as usize] = i);
+        past.run(u, i);
     }
     slots
-}
-
-/// Add to `cluster` what could be made again right before `u` runs: what it reads, and what that
-/// is made from.
-fn offer(
-    model: &Model,
-    u: u32,
-    ran: &[bool],
-    touched: &[usize],
-    at: usize,
-    dearest: u64,
-    offers: usize,
-    cluster: &mut Vec<u32>,
-) {
-    let most = cluster.len() + offers;
-    let mut queue: Vec<u32> = vec![u];
-    queue.extend(cluster.iter().copied());
-    let mut next = 0;
-    while let Some(&v) = queue.get(next) {
-        next += 1;
-        for &s in &model.units[v as usize].reads {
-            let maker = model.items[s as usize].maker;
-            if maker == NONE || !ran[maker as usize] || queue.contains(&maker) || cluster.len() >= most {
-                continue;
-            }
-            let unit = &model.units[maker as usize];
-            // What was touched just now is there anyway.
-            if unit.replayable && unit.time < dearest && touched[s as usize] + 2 < at {
-                cluster.push(maker);
-                queue.push(maker);
-            }
-        }
-    }
 }
 
 /// One storage's touches in the sequence: the slot, and whether it is made there.
@@ -189,7 +202,7 @@ impl<'a, 'm> Program<'a, 'm> {
                             ONE
                         }
                     }
-                    (_, true, Term::Known(later)) if later == 0.0 => ZERO,
+                    (_, true, Term::Known(0.0)) => ZERO,
                     _ => self.milp.column(false, 0.0),
                 };
             }
@@ -415,6 +428,8 @@ pub(super) fn resolve(
 const LANES: usize = 2;
 /// Optional runs in a window.
 const SIZE: usize = 140;
+/// Tenths of the time after which no further program is begun.
+const MOST: u32 = 3;
 /// Passes over the order at most.
 const PASSES: usize = 3;
 /// Nodes of a program, and the gap that is good enough: what is left is for other windows.
@@ -434,11 +449,11 @@ pub(super) fn refine(
 ) -> Vec<Scored> {
     let fits = |(_, score): &Scored| score.peak <= budget && score.time > enough;
     let mut programs = options.node_limit.map_or(u64::MAX, |nodes| nodes / NODES);
-    if !found.first().is_some_and(fits) || programs == 0 || limits.late() {
+    if !found.first().is_some_and(fits) || programs == 0 || limits.spent(MOST) {
         return found;
     }
     // One program must not take all the time there is.
-    let options = &Options { time_limit: options.time_limit / 10, ..options.clone() };
+    let options = &Options { time_limit: options.time_limit / 20, ..options.clone() };
     let judge = |mut order: Vec<u32>| {
         let mut search = Search::new(model, budget, order.clone(), 0);
         let score = search.give_back(&mut order, &|| limits.late());
@@ -458,7 +473,7 @@ pub(super) fn refine(
         loop {
             let weights = weights(model, &found[0].0);
             let total: usize = weights.iter().sum();
-            if at >= total || programs == 0 || limits.late() || found[0].1.time <= enough {
+            if at >= total || programs == 0 || limits.spent(MOST) || found[0].1.time <= enough {
                 break;
             }
             let lanes: Vec<usize> = (0..LANES).map(|lane| at + lane * SIZE / 2).collect();
@@ -483,7 +498,7 @@ pub(super) fn refine(
                 found[0] = best;
             }
         }
-        if found[0].1.time >= before || limits.late() {
+        if found[0].1.time >= before || limits.spent(MOST) {
             break;
         }
     }
@@ -515,23 +530,19 @@ pub(super) fn merge(
 
 /// How many optional runs each position of the order brings when it is open.
 fn weights(model: &Model, order: &[u32]) -> Vec<usize> {
-    let mut weights = vec![0; order.len()];
-    let mut ran = vec![false; model.units.len()];
-    let mut touched = vec![0usize; model.items.len()];
+    let mut past = Past::new(model);
     let mut cluster: Vec<u32> = Vec::new();
-    for (i, &u) in order.iter().enumerate() {
-        let unit = &model.units[u as usize];
-        if ran[u as usize] && unit.replayable {
+    let weight = |(i, &u): (usize, &u32)| {
+        if past.repeats(u) {
             cluster.push(u);
-            weights[i] = 1;
-            continue;
+            return 1;
         }
         let there = cluster.len();
-        offer(model, u, &ran, &touched, i, u64::MAX, OFFERS, &mut cluster);
-        weights[i] = cluster.len() - there;
+        past.offer(u, i, u64::MAX, OFFERS, &mut cluster);
+        past.run(u, i);
+        let offered = cluster.len() - there;
         cluster.clear();
-        ran[u as usize] = true;
-        unit.reads.iter().chain(&unit.writes).for_each(|&s| touched[s as usize] = i);
-    }
-    weights
+        offered
+    };
+    order.iter().enumerate().map(weight).collect()
 }
