@@ -1,6 +1,8 @@
 //! What every solver does around its search: prove what is easy, judge by the simulator, report.
 
 use super::auto::{Limits, closure_starts, construct, least_time};
+#[cfg(feature = "highs")]
+use super::{auto::time_of_all, instants};
 use super::explain;
 use super::model::{Model, needed};
 use super::reorder::shrink_first;
@@ -42,6 +44,30 @@ pub fn lower_bound(problem: &Problem, budget: Bytes) -> f64 {
     // With room for everything the bound is the time of running all once.
     let room = if offload::possible(problem) { u64::MAX >> 1 } else { budget.get() };
     overhead(Nanos(least_time(&model, room)), baseline(problem).1.time)
+}
+
+/// [`lower_bound`], or a stronger bound: with HiGHS (feature `highs`) also that of integer programs
+/// over several instants, as far as the limits in `options` allow. The plans of `auto` come with it.
+pub fn strongest_bound(problem: &Problem, budget: Bytes, options: &Options) -> f64 {
+    if offload::possible(problem) {
+        return lower_bound(problem, budget);
+    }
+    let model = Model::new(problem, true);
+    let limits = Limits::new(&model, options);
+    let least = least_time(&model, budget.get());
+    overhead(Nanos(least.max(prove(&model, budget, u64::MAX, options, &limits))), baseline(problem).1.time)
+}
+
+/// The least time of any plan without offload, by integer programs; `enough` is a plan's time.
+#[cfg(feature = "highs")]
+fn prove(model: &Model, budget: Bytes, enough: u64, options: &Options, limits: &Limits) -> u64 {
+    let all = time_of_all(model);
+    all.saturating_add(instants::prove(model, budget.get(), enough.saturating_sub(all), options, limits))
+}
+
+#[cfg(not(feature = "highs"))]
+fn prove(_: &Model, _: Bytes, _: u64, _: &Options, _: &Limits) -> u64 {
+    0
 }
 
 fn overhead(time: Nanos, baseline: Nanos) -> f64 {
@@ -99,6 +125,9 @@ impl<'a> Frame<'a> {
             best = frame.offloaded(order.as_deref(), all.peak, best)?;
         }
         if let Some((steps, timeline)) = best {
+            if name == "auto" && !offload::possible(problem) {
+                frame.least = frame.least.max(prove(&frame.model, budget, timeline.time.get(), options, &frame.limits));
+            }
             return Ok(frame.outcome(steps, &timeline));
         }
         explain::search(&frame, order.as_deref(), &all)

@@ -19,7 +19,10 @@ mod frame;
 #[cfg(feature = "highs")]
 mod hierarchical;
 mod improve;
+#[cfg(feature = "highs")]
+mod instants;
 mod knapsack;
+mod load;
 #[cfg(feature = "highs")]
 mod milp;
 #[cfg(feature = "highs")]
@@ -38,7 +41,7 @@ mod sim;
 mod stages;
 mod sweep;
 
-pub use frame::{baseline, lower_bound, plan};
+pub use frame::{baseline, lower_bound, plan, strongest_bound};
 pub use registry::{by_name, names, solvers};
 pub use sweep::sweep;
 

@@ -17,6 +17,7 @@ pub(super) const NONE: u32 = u32::MAX;
 
 /// A storage that is not resident.
 pub(super) struct Item {
+    pub storage: StorageId,
     pub bytes: u64,
     /// The unit that makes it.
     pub maker: u32,
@@ -82,7 +83,7 @@ impl<'a> Model<'a> {
         };
         for (s, storage) in graph.storages().iter().filter(|(_, s)| !s.resident) {
             item_of[s] = u32::from_index(model.items.len());
-            model.items.push(Item { bytes: storage.bytes.get(), maker: NONE, pinned: false });
+            model.items.push(Item { storage: s, bytes: storage.bytes.get(), maker: NONE, pinned: false });
         }
         let mut pinned = vec![false; model.items.len()];
         let views_read = |view_of: &EntityMap<OpId, u32>, inputs: &[ValueId]| {
