@@ -213,7 +213,7 @@ fn no_bound_exceeds_the_best_plan() {
     }
     println!("{cases} cases, {tight} with repetitions, the bound is the optimum in {exact}");
     assert!(cases > 3000 && tight > 200, "{cases} {tight}");
-    assert!(exact * 3 > tight, "{exact} of {tight}");
+    assert!(exact * 10 > tight, "{exact} of {tight}");
 }
 
 /// Time of all ops that are needed, once.
@@ -243,7 +243,7 @@ fn stronger_bounds_hold_too() {
         }
     }
     println!("{tight} with repetitions: stronger in {stronger}, the optimum in {exact}");
-    assert!(stronger > 0 && exact * 2 > tight, "{tight} {stronger} {exact}");
+    assert!(stronger > 10 && exact * 5 > tight, "{tight} {stronger} {exact}");
 }
 
 #[test]
@@ -297,4 +297,29 @@ fn footprints_count_on_real_graphs() {
     let problem = Problem::load(path).unwrap();
     let bound = solver::lower_bound(&problem, Bytes(43_052_068 * 3 / 10));
     assert!(bound > 0.04, "{bound}");
+}
+
+#[cfg(feature = "highs")]
+#[test]
+#[ignore = "prints a table; slow"]
+fn table() {
+    let seconds = std::env::var("PLIMSOLL_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(10);
+    for name in ["gpt-4x256-b8", "resnet-8x32-b8", "unet-3x16-b4"] {
+        let path = format!("{}/tests/data/{name}.problem.json", env!("CARGO_MANIFEST_DIR"));
+        let problem = Problem::load(path).unwrap();
+        let order: Vec<_> = problem.graph.ops().keys().collect();
+        let steps = plimsoll::plan::lower(&problem.graph, &order, plimsoll::plan::Lowering { inplace: false });
+        let peak = plimsoll::plan::simulate(&problem, &steps).unwrap().peak.get() as f64;
+        let low = problem.trivial_bound().get() as f64;
+        let fractions = [0.8, 0.6, 0.5, 0.4, 0.3].map(|f| (format!("{f}"), peak * f));
+        for (label, budget) in fractions.into_iter().chain([("room 0.12".to_owned(), low + 0.12 * (peak - low))]) {
+            let budget = Bytes(budget as u64);
+            let options = Options { time_limit: Duration::from_secs(seconds), ..Options::default() };
+            let started = std::time::Instant::now();
+            let one = 100.0 * solver::lower_bound(&problem, budget);
+            let first = started.elapsed();
+            let more = 100.0 * solver::strongest_bound(&problem, budget, &options);
+            println!("{name} {label}: one {one:.3} % {first:.2?}, more {more:.3} % {:.2?}", started.elapsed());
+        }
+    }
 }

@@ -44,7 +44,7 @@ use super::Options;
 use super::auto::{Limits, time_of_all};
 use super::bound::{Boundary, ranked};
 use super::milp::{Milp, Term, Verdict};
-use super::model::Model;
+use super::model::{Item, Model, NONE};
 
 /// Programs tried in turn: instants, and whether each interval's runs count. Those after the first are larger.
 const PROGRAMS: [(usize, bool); 6] = [(1, false), (2, false), (2, true), (3, false), (3, true), (4, true)];
@@ -54,6 +54,8 @@ const APART: usize = 18;
 const COLUMNS: usize = 40_000;
 /// Steps of the grid of sizes.
 const GRID: u64 = 1 << 20;
+/// Part of the time, where that is the limit.
+const SHARE: u32 = 5;
 /// Evaluations of the search that stand for one node of a program, under a node limit.
 const NODES: u64 = 10_000;
 
@@ -65,7 +67,7 @@ pub(super) fn prove(model: &Model, budget: u64, enough: u64, options: &Options, 
     let span = match nodes {
         Some(0) => return 0,
         Some(_) => limits.left(),
-        None => Some(limits.left().unwrap_or(options.time_limit).min(options.time_limit / 4)),
+        None => Some(limits.left().unwrap_or(options.time_limit).min(options.time_limit / SHARE)),
     };
     let end = span.and_then(|span| Instant::now().checked_add(span));
     let ranked = ranked(model, budget);
@@ -95,7 +97,8 @@ fn chain<'a, 'm>(model: &'a Model<'m>, ranked: &[(u64, u32)], count: usize) -> V
     let mut chain: Vec<Boundary> = Vec::new();
     for &(value, unit) in ranked {
         let unit = unit as usize;
-        let fits = |c: &Boundary| (c.after[unit] || (c.before[unit] && c.unit != unit)) && c.unit.abs_diff(unit) >= apart;
+        let fits =
+            |c: &Boundary| (c.after[unit] || (c.before[unit] && c.unit != unit)) && c.unit.abs_diff(unit) >= apart;
         if value == 0 || chain.len() == count {
             break;
         }
@@ -154,13 +157,14 @@ impl<'a, 'm> Program<'a, 'm> {
     fn columns(&mut self, repeats: bool) {
         let (model, chain) = (self.model, self.chain);
         for it in chain {
-            let keep = |s: usize| match (it.after[model.items[s].maker as usize], it.load.own(s as u32)) {
-                (true, _) => NO,
+            let made = |item: &Item| item.maker != NONE && !it.after[item.maker as usize];
+            let keep = |(s, item): (usize, &Item)| match (made(item), it.load.own(s as u32)) {
+                (false, _) => NO,
                 // Live in any case.
-                (false, Some(0)) => YES,
-                (false, _) => self.milp.column(true, 0.0),
+                (true, Some(0)) => YES,
+                (true, _) => self.milp.column(true, 0.0),
             };
-            self.keep.push((0..model.items.len()).map(keep).collect());
+            self.keep.push(model.items.iter().enumerate().map(keep).collect());
         }
         let mut paid = vec![repeats; model.units.len()];
         for it in chain {
@@ -253,7 +257,7 @@ impl<'a, 'm> Program<'a, 'm> {
             }
         }
         if i < self.chain.len() {
-            for s in 0..model.items.len() as u32 {
+            for s in (0..model.items.len() as u32).filter(|&s| model.items[s as usize].maker != NONE) {
                 let any = [self.runs[i][self.maker(s)], kept(self, s)];
                 self.implies(self.keep[i][s as usize], &any);
             }
