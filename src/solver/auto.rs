@@ -53,6 +53,7 @@ impl Limits {
     }
 
     /// What is left until the deadline, if there is one.
+    #[cfg(feature = "highs")]
     pub fn left(&self) -> Option<Duration> {
         self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }

@@ -36,9 +36,13 @@ pub fn baseline(problem: &Problem) -> (Vec<Step>, Timeline) {
     (steps, timeline)
 }
 
-/// The least overhead of any plan within `budget`. Where the device can offload that is only what
-/// running every needed op once takes: the bound knows nothing of links. Negative only where the graph
-/// has ops that nothing needs.
+/// The least overhead any plan within `budget` can have, by the closure of one instant: the first
+/// run of the op that proves most, what it needs live beside what is kept for later. Exact
+/// arithmetic, milliseconds to tenths of a second; it holds for every legal plan, in any order and
+/// in place or not, but for plans that offload. docs/BOUNDS.md says why.
+///
+/// Where the device can offload it is only what running every needed op once takes: the bound
+/// knows nothing of links. Negative only where the graph has ops that nothing needs.
 pub fn lower_bound(problem: &Problem, budget: Bytes) -> f64 {
     let model = Model::new(problem, true);
     // With room for everything the bound is the time of running all once.
@@ -46,8 +50,9 @@ pub fn lower_bound(problem: &Problem, budget: Bytes) -> f64 {
     overhead(Nanos(least_time(&model, room)), baseline(problem).1.time)
 }
 
-/// [`lower_bound`], or a stronger bound: with HiGHS (feature `highs`) also that of integer programs
-/// over several instants, as far as the limits in `options` allow. The plans of `auto` come with it.
+/// [`lower_bound`] or, with HiGHS (feature `highs`), what integer programs over up to four instants
+/// prove within the limits in `options`: a fifth of the time limit, or nodes in proportion to the
+/// node limit. It holds for the same plans. The plans of `auto` come with it.
 pub fn strongest_bound(problem: &Problem, budget: Bytes, options: &Options) -> f64 {
     if offload::possible(problem) {
         return lower_bound(problem, budget);

@@ -56,8 +56,9 @@ const COLUMNS: usize = 40_000;
 const GRID: u64 = 1 << 20;
 /// Part of the time, where that is the limit.
 const SHARE: u32 = 5;
-/// Evaluations of the search that stand for one node of a program, under a node limit.
-const NODES: u64 = 10_000;
+/// Evaluations of the search that stand for one node of a program, under a node limit; smaller
+/// limits leave programs out.
+const NODES: u64 = 100_000;
 
 /// The least overhead in ns of any plan within `budget`, as far as the limits allow; `enough` is
 /// what there is no need to exceed.
