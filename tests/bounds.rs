@@ -158,7 +158,7 @@ fn best(problem: &Problem, budget: u64) -> Option<(u64, Vec<Step>)> {
 /// views and their storages are pinned.
 fn draw(seed: u64, ops: usize) -> Problem {
     let problem = problem(seed, Shape::all(ops));
-    if seed % 3 > 0 {
+    if !seed.is_multiple_of(3) {
         return problem;
     }
     let mut raw: serde_json::Value = serde_json::from_str(&problem.to_json()).unwrap();

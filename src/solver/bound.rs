@@ -38,10 +38,14 @@ use super::flow::Network;
 use super::load::Load;
 use super::model::{Model, NONE};
 
-/// Instants solved to the end, after a look at more of them at one price.
-const SOLVED: usize = 6;
+/// Instants solved to the end, after a look at more of them.
+const SOLVED: usize = 8;
+/// What the price found at one instant is multiplied by for a look at the others.
+const DEARER: [i128; 3] = [1, 8, 64];
 /// Prices are multiples of 2^-32 ns per byte.
 const SCALE: u32 = 32;
+/// The highest price: sums of all bytes and of all times are below 2^62 each.
+const MOST: i128 = 1 << 62;
 
 /// The instant the bound looks at, and who runs before and after.
 pub(super) struct Boundary<'a, 'm> {
@@ -195,7 +199,7 @@ impl<'a, 'm> Boundary<'a, 'm> {
             return (ceil(bound(&rich)), None, Some(rich));
         }
         let time: u64 = self.model.units.iter().fold(0, |t, u| t.saturating_add(u.time));
-        let top = (i128::from(time) << SCALE).clamp(2, 1 << 62);
+        let top = (i128::from(time) << SCALE).clamp(2, MOST);
         let Some(mut poor) = self.cut(top) else { return (0, Some(rich), None) };
         let mut best = bound(&rich).max(bound(&poor));
         if i128::from(poor.kept) > room {
@@ -283,10 +287,12 @@ pub(super) fn ranked(model: &Model, budget: u64) -> Vec<(u64, u32)> {
     let solve = |unit: u32| Boundary::during(model, unit as usize).solve(budget);
     let (value, rich, poor) = solve(first);
     let price = poor.as_ref().or(rich.as_ref()).map_or(1, |cut| cut.price);
+    // The fuller an instant is by itself the dearer a byte is there: look at several prices.
     let look = |&(_, unit): &(u64, u32)| {
         let it = Boundary::during(model, unit as usize);
-        let value = if unit == first { value } else { it.cut(price).map_or(0, |cut| ceil(it.proves(&cut, budget))) };
-        (value, unit)
+        let at = |price: i128| it.cut(price).map_or(0, |cut| ceil(it.proves(&cut, budget)));
+        let looked = DEARER.iter().map(|dearer| at(price.saturating_mul(*dearer).min(MOST)));
+        (if unit == first { value } else { looked.max().unwrap_or(0) }, unit)
     };
     let order = |&(value, unit): &(u64, u32)| (std::cmp::Reverse(value), unit);
     let mut ranked: Vec<(u64, u32)> = tight.par_iter().map(look).collect();
