@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rayon::prelude::*;
 
 use super::Options;
-use super::bound::Boundary;
+use super::bound::{Boundary, ranked};
 use super::evict::{Evictor, Rule};
 use super::improve::Search;
 use super::model::Model;
@@ -235,8 +235,12 @@ pub(super) fn closure_starts(model: &Model, budget: u64) -> Vec<Vec<u32>> {
 
 /// The least time any plan without offload can take within `budget`; [`u64::MAX`] where none fits.
 pub(super) fn least_time(model: &Model, budget: u64) -> u64 {
-    let extra = Boundary::find(model).iter().map(|b| b.solve(budget).0).max().unwrap_or(0);
-    let mut sim = Sim::default();
-    // Every needed op runs once at least, views too.
-    sim.run(model, &model.keep_all()).time.saturating_add(extra)
+    let closures = Boundary::find(model).into_iter().map(|b| b.solve(budget).0);
+    let extra = closures.chain(ranked(model, budget).first().map(|best| best.0)).max().unwrap_or(0);
+    time_of_all(model).saturating_add(extra)
+}
+
+/// Every needed op runs once at least, views too.
+pub(super) fn time_of_all(model: &Model) -> u64 {
+    Sim::default().run(model, &model.keep_all()).time
 }

@@ -14,30 +14,49 @@
 //!                                     sum bytes keep <= budget - residents
 //! ```
 //!
-//! No assumption on the graph is needed: for a useless b the bound is just 0. It holds for plans
-//! that work in place too: between two steps different storages are in different buffers, each at
-//! least as large as its storage (a pinned storage might not be and counts no bytes). Views are
-//! left out: making one again means that some value of its storage was live or its maker ran.
+//! **Any instant.** No assumption on the graph is needed: b need not be the loss, and for a useless
+//! b the bound is just 0. While b runs its inputs, outputs and workspace are live as well, and what
+//! is kept for later must fit beside them ([`Load`]), so the last row becomes
+//! `fixed + sum keeping keep <= budget - residents`. Each b gives a bound; [`ranked`] looks for the
+//! best. Where memory is tight that is not the loss but an op whose own footprint is large while
+//! much is still to be read.
+//!
+//! Both hold for plans that work in place: different storages are in different buffers, each at
+//! least as large as its storage (a pinned storage might not be and counts no bytes), but for the
+//! pairs of the unit that is running. Views are left out: making one again means that some value
+//! of its storage was live or its maker ran.
 //!
 //! For a price per byte the rest is a minimum cut (closure problem: Picard, "Maximal closure of a
 //! graph and applications to combinatorial problems", 1976), so the best price gives the value of
-//! the linear relaxation: `max over p of cut(p) - p (budget - residents)`. All in integers, rounded
-//! so that the bound can only get weaker.
+//! the linear relaxation: `max over p of cut(p) - p (budget - residents - fixed)`. All in integers,
+//! rounded so that the bound can only get weaker. Several instants at once, and integrality, are
+//! the matter of `instants`.
+
+use rayon::prelude::*;
 
 use super::flow::Network;
+use super::load::Load;
 use super::model::{Model, NONE};
 
+/// Instants solved to the end, after a look at more of them.
+const SOLVED: usize = 8;
+/// What the price found at one instant is multiplied by for a look at the others.
+const DEARER: [i128; 3] = [1, 8, 64];
 /// Prices are multiples of 2^-32 ns per byte.
 const SCALE: u32 = 32;
+/// The highest price: sums of all bytes and of all times are below 2^62 each.
+const MOST: i128 = 1 << 62;
 
 /// The instant the bound looks at, and who runs before and after.
 pub(super) struct Boundary<'a, 'm> {
     model: &'a Model<'m>,
     pub unit: usize,
     /// The unit or what it needs.
-    before: Vec<bool>,
+    pub before: Vec<bool>,
     /// Units that need it.
-    after: Vec<bool>,
+    pub after: Vec<bool>,
+    /// What is live at the instant.
+    pub load: Load,
     /// Bytes of the storages made before and read after.
     pub crossing: u64,
 }
@@ -53,7 +72,17 @@ pub(super) struct Cut {
 }
 
 impl<'a, 'm> Boundary<'a, 'm> {
+    /// The instant between two steps, right after the unit's first run.
     fn at(model: &'a Model<'m>, unit: usize) -> Self {
+        Self::with(model, unit, Load::none())
+    }
+
+    /// The instant of the unit's first run.
+    pub fn during(model: &'a Model<'m>, unit: usize) -> Self {
+        Self::with(model, unit, Load::during(model, unit))
+    }
+
+    fn with(model: &'a Model<'m>, unit: usize, load: Load) -> Self {
         let n = model.units.len();
         let (mut before, mut after) = (vec![false; n], vec![false; n]);
         let maker = |s: &u32| model.items[*s as usize].maker;
@@ -75,12 +104,12 @@ impl<'a, 'm> Boundary<'a, 'm> {
                 for &s in reads {
                     let m = maker(&s);
                     if m != NONE && before[m as usize] && !std::mem::replace(&mut seen[s as usize], true) {
-                        crossing += model.items[s as usize].bytes;
+                        crossing += load.keeping(model, s);
                     }
                 }
             }
         }
-        Self { model, unit, before, after, crossing }
+        Self { model, unit, before, after, load, crossing }
     }
 
     /// The boundaries worth looking at, the one most is carried across first.
@@ -98,6 +127,12 @@ impl<'a, 'm> Boundary<'a, 'm> {
             all.truncate(3);
         }
         all
+    }
+
+    /// The bound that a cut proves, in units of 2^-32 ns.
+    fn proves(&self, cut: &Cut, budget: u64) -> i128 {
+        let room = i128::from(budget) - i128::from(self.model.resident + self.load.fixed);
+        (cut.value - cut.price * room).max(0)
     }
 
     /// The cut at a price; `None` when something must be kept at any price.
@@ -125,9 +160,8 @@ impl<'a, 'm> Boundary<'a, 'm> {
             }
         }
         while let Some(s) = stack.pop() {
-            let item = &model.items[s as usize];
-            let u = item.maker as usize;
-            net.arc(s as usize, items + u, i128::from(if item.pinned { 0 } else { item.bytes }) * price);
+            let u = model.items[s as usize].maker as usize;
+            net.arc(s as usize, items + u, i128::from(self.load.keeping(model, s)) * price);
             if std::mem::replace(&mut involved[u], true) {
                 continue;
             }
@@ -148,8 +182,8 @@ impl<'a, 'm> Boundary<'a, 'm> {
         let value = net.cut(source, sink)?;
         let again: Vec<bool> = (0..model.units.len()).map(|u| net.reached(items + u)).collect();
         let kept = (0..items)
-            .filter(|&s| net.reached(s) && !again[model.items[s].maker as usize] && !model.items[s].pinned)
-            .map(|s| model.items[s].bytes)
+            .filter(|&s| net.reached(s) && !again[model.items[s].maker as usize])
+            .map(|s| self.load.keeping(model, s as u32))
             .sum();
         Some(Cut { price, value, kept, again })
     }
@@ -158,15 +192,15 @@ impl<'a, 'm> Boundary<'a, 'm> {
     /// that keeps more than fits, if any, and the one that fits, if any. [`u64::MAX`] where no plan
     /// fits.
     pub fn solve(&self, budget: u64) -> (u64, Option<Cut>, Option<Cut>) {
-        let room = i128::from(budget.saturating_sub(self.model.resident));
-        let bound = |cut: &Cut| (cut.value - cut.price * room).max(0);
+        let room = i128::from(budget) - i128::from(self.model.resident + self.load.fixed);
+        let bound = |cut: &Cut| self.proves(cut, budget);
         let Some(mut rich) = self.cut(0).map(|_| ()).and_then(|()| self.cut(1)) else { return (0, None, None) };
         if i128::from(rich.kept) <= room {
             // Even at next to no price it fits.
             return (ceil(bound(&rich)), None, Some(rich));
         }
         let time: u64 = self.model.units.iter().fold(0, |t, u| t.saturating_add(u.time));
-        let top = (i128::from(time) << SCALE).clamp(2, 1 << 62);
+        let top = (i128::from(time) << SCALE).clamp(2, MOST);
         let Some(mut poor) = self.cut(top) else { return (0, Some(rich), None) };
         let mut best = bound(&rich).max(bound(&poor));
         if i128::from(poor.kept) > room {
@@ -233,6 +267,43 @@ impl<'a, 'm> Boundary<'a, 'm> {
         }
         order
     }
+}
+
+/// The instants of units' first runs, by the overhead that each proves for plans within `budget`: the overhead and
+/// the unit, the strongest first. Empty when it is clear that all are 0.
+pub(super) fn ranked(model: &Model, budget: u64) -> Vec<(u64, u32)> {
+    let n = model.units.len();
+    let stride = n.div_ceil(if n > 4000 { 256 } else { 4000 }).max(1);
+    let most = (90_000 / n).clamp(8, 128);
+    // In small graphs all are solved, so that the bound never grows with the budget.
+    let small = n <= 64;
+    // Elsewhere those are left out where all that is read later fits.
+    let units: Vec<usize> = (0..n - 1).step_by(stride).collect();
+    let instants = units.into_par_iter().map(|unit| (Boundary::during(model, unit), unit as u32));
+    let mut tight: Vec<(u64, u32)> = instants
+        .map(|(it, unit)| (it.load.fixed.saturating_add(it.crossing), unit))
+        .filter(|&(bytes, _)| small || bytes > budget.saturating_sub(model.resident))
+        .collect();
+    tight.sort_unstable_by_key(|&(bytes, unit)| (std::cmp::Reverse(bytes), unit));
+    tight.truncate(most);
+    let Some(&(_, first)) = tight.first() else { return Vec::new() };
+    let solve = |unit: u32| Boundary::during(model, unit as usize).solve(budget);
+    let (value, rich, poor) = solve(first);
+    let price = poor.as_ref().or(rich.as_ref()).map_or(1, |cut| cut.price);
+    // The fuller an instant is by itself the dearer a byte is there: look at several prices.
+    let look = |&(_, unit): &(u64, u32)| {
+        let it = Boundary::during(model, unit as usize);
+        let at = |price: i128| it.cut(price).map_or(0, |cut| ceil(it.proves(&cut, budget)));
+        let looked = DEARER.iter().map(|dearer| at(price.saturating_mul(*dearer).min(MOST)));
+        (if unit == first { value } else { looked.max().unwrap_or(0) }, unit)
+    };
+    let order = |&(value, unit): &(u64, u32)| (std::cmp::Reverse(value), unit);
+    let mut ranked: Vec<(u64, u32)> = tight.par_iter().map(look).collect();
+    ranked.sort_unstable_by_key(order);
+    let solved = if small { ranked.len() } else { SOLVED.min(ranked.len()) };
+    ranked[..solved].par_iter_mut().for_each(|it| it.0 = it.0.max(solve(it.1).0));
+    ranked.sort_unstable_by_key(order);
+    ranked
 }
 
 /// Whole nanoseconds: times are whole, so a fraction more than n means at least n + 1.

@@ -2,6 +2,8 @@
 
 use super::auto::{Limits, least_time};
 use super::exact::{self, Found};
+#[cfg(feature = "highs")]
+use super::{auto::time_of_all, instants};
 use super::explain;
 use super::mixed::mixed;
 use super::model::{Model, needed};
@@ -35,18 +37,52 @@ pub fn baseline(problem: &Problem) -> (Vec<Step>, Timeline) {
     (steps, timeline)
 }
 
-/// No plan without offload within `budget` has a smaller overhead, whatever its order, its repeats
-/// and its in-place reuse. Where the device can offload it is only what running every needed op once
-/// takes, which holds for every plan: the bound knows nothing of links. Negative only where the graph
-/// has ops that nothing needs, infinite where it is proved that no plan fits.
+/// The least overhead any plan within `budget` can have, by the closure of one instant: the first
+/// run of the op that proves most, what it needs live beside what is kept for later. Exact
+/// arithmetic, milliseconds to tenths of a second; it holds for every legal plan, in any order and
+/// in place or not, but for plans that offload. docs/BOUNDS.md says why.
+///
+/// Where the device can offload it is only what running every needed op once takes: the bound
+/// knows nothing of links. Negative only where the graph has ops that nothing needs, infinite where it
+/// is proved that no plan fits.
 pub fn lower_bound(problem: &Problem, budget: Bytes) -> f64 {
     let model = Model::new(problem, true);
     // With room for everything the bound is the time of running all once.
     let room = if offload::possible(problem) { u64::MAX >> 1 } else { budget.get() };
-    match least_time(&model, room) {
+    overhead_of_bound(problem, least_time(&model, room))
+}
+
+/// A time that no plan goes below as an overhead; infinite where none fits.
+fn overhead_of_bound(problem: &Problem, least: u64) -> f64 {
+    match least {
         u64::MAX => f64::INFINITY,
         least => overhead(least, baseline(problem).1.time.get()),
     }
+}
+
+/// [`lower_bound`] or, with HiGHS (feature `highs`), what integer programs over up to four instants
+/// prove within the limits in `options`: a fifth of the time limit, or nodes in proportion to the
+/// node limit. It holds for the same plans. The plans of `auto` come with it.
+pub fn strongest_bound(problem: &Problem, budget: Bytes, options: &Options) -> f64 {
+    if offload::possible(problem) {
+        return lower_bound(problem, budget);
+    }
+    let model = Model::new(problem, true);
+    let limits = Limits::new(&model, options, Watch::new("auto", budget.get(), 0, 0, options));
+    let least = least_time(&model, budget.get());
+    overhead_of_bound(problem, least.max(prove(&model, budget, u64::MAX, options, &limits)))
+}
+
+/// The least time of any plan without offload, by integer programs; `enough` is a plan's time.
+#[cfg(feature = "highs")]
+fn prove(model: &Model, budget: Bytes, enough: u64, options: &Options, limits: &Limits) -> u64 {
+    let all = time_of_all(model);
+    all.saturating_add(instants::prove(model, budget.get(), enough.saturating_sub(all), options, limits))
+}
+
+#[cfg(not(feature = "highs"))]
+fn prove(_: &Model, _: Bytes, _: u64, _: &Options, _: &Limits) -> u64 {
+    0
 }
 
 /// One solver call on one problem.
@@ -141,6 +177,9 @@ impl<'a> Frame<'a> {
             best = mixed(&frame, order.as_deref(), frame.everything, best)?;
         }
         if let Some((steps, timeline)) = best {
+            if name == "auto" && !offload::possible(problem) {
+                frame.least = frame.least.max(prove(&frame.model, budget, timeline.time.get(), options, &frame.limits));
+            }
             return Ok(frame.outcome(steps, &timeline));
         }
         explain::search(&frame, order.as_deref())

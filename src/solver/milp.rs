@@ -30,6 +30,9 @@ pub(super) enum Verdict {
 /// The solver's answer; `value` makes sense if there is a solution.
 pub(super) struct Answer {
     pub verdict: Verdict,
+    /// No solution costs less, as far as the solver's floating point goes; minus infinity where
+    /// nothing is known.
+    pub bound: f64,
     columns: Vec<f64>,
 }
 
@@ -93,7 +96,7 @@ impl Milp {
     /// Solve within the limits: `options.time_limit` is the time left, and HiGHS looks at nothing
     /// but that once it has begun.
     pub fn solve(mut self, options: &Options, nodes: Option<u64>) -> Answer {
-        let unknown = |verdict| Answer { verdict, columns: Vec::new() };
+        let unknown = |verdict| Answer { verdict, bound: f64::NEG_INFINITY, columns: Vec::new() };
         if options.cancel.is_cancelled() {
             return unknown(Verdict::Unknown);
         }
@@ -119,6 +122,7 @@ impl Milp {
             model.set_option("mip_max_nodes", i32::try_from(nodes).unwrap_or(i32::MAX));
         }
         let Ok(solved) = model.try_solve() else { return unknown(Verdict::Unknown) };
+        let bound = solved.double_info_value(c"mip_dual_bound").unwrap_or(f64::NEG_INFINITY);
         let verdict = match solved.status() {
             HighsModelStatus::Optimal => Verdict::Optimal,
             HighsModelStatus::Infeasible
@@ -127,8 +131,8 @@ impl Milp {
                 return unknown(Verdict::Infeasible);
             }
             _ if solved.primal_solution_status() == HighsSolutionStatus::Feasible => Verdict::Feasible,
-            _ => return unknown(Verdict::Unknown),
+            _ => return Answer { bound, ..unknown(Verdict::Unknown) },
         };
-        Answer { verdict, columns: solved.get_solution().columns().to_vec() }
+        Answer { verdict, bound, columns: solved.get_solution().columns().to_vec() }
     }
 }

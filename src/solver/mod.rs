@@ -20,7 +20,10 @@ mod frame;
 #[cfg(feature = "highs")]
 mod hierarchical;
 mod improve;
+#[cfg(feature = "highs")]
+mod instants;
 mod knapsack;
+mod load;
 #[cfg(feature = "highs")]
 mod milp;
 mod mixed;
@@ -50,7 +53,7 @@ mod window;
 #[doc(hidden)]
 pub use moves::{Move, Moves};
 
-pub use frame::{baseline, lower_bound, plan};
+pub use frame::{baseline, lower_bound, plan, strongest_bound};
 pub use progress::{Cancel, OnProgress, Progress};
 pub use registry::{by_name, names, solvers};
 pub use sweep::{Point, minimum_budget, sweep};

@@ -23,6 +23,7 @@ const LARGE: usize = 4000;
 /// A storage that is not resident.
 #[derive(Clone)]
 pub(super) struct Item {
+    pub storage: StorageId,
     pub bytes: u64,
     /// The unit that makes it.
     pub maker: u32,
@@ -93,7 +94,7 @@ impl<'a> Model<'a> {
         };
         for (s, storage) in graph.storages().iter().filter(|(_, s)| !s.resident) {
             item_of[s] = u32::from_index(model.items.len());
-            model.items.push(Item { bytes: storage.bytes.get(), maker: NONE, pinned: false });
+            model.items.push(Item { storage: s, bytes: storage.bytes.get(), maker: NONE, pinned: false });
         }
         let mut pinned = vec![false; model.items.len()];
         let views_read = |view_of: &EntityMap<OpId, u32>, inputs: &[ValueId]| {

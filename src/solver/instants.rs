@@ -1,0 +1,281 @@
+//! Several instants at once: the strongest lower bound, as an integer program.
+//!
+//! **Which plans.** All legal plans without offload: any order, any number of repetitions, in place
+//! or not.
+//!
+//! **The chain.** Let each of the units d(1), .., d(k) need the one before. Then their first runs
+//! stand in this order in every plan and cut its runs into intervals 0..=k; interval j ends with
+//! the first run of d(j+1). What d(j) needs has run by its first run (*before*), what needs d(j)
+//! has not (*after*). With variables in {0, 1}
+//!
+//! ```text
+//! keep(j, s)  storage s is live while d(j) runs first, and still right after
+//! late(j, u)  unit u runs after that
+//! runs(i, u)  unit u runs in interval i
+//! ```
+//!
+//! every plan satisfies, for each unit u that reads a storage s with maker m:
+//!
+//! ```text
+//! late(j, u) = 1                               u after d(j), the end among them
+//! late(j, u) <= late(j, m) + keep(j, s)        what is read later was kept or is made later
+//! late(j+1, u) <= late(j, u)
+//! runs(i, u) <= runs(i, m) + keep(i, s)        the same within an interval
+//! keep(j, s) <= keep(j-1, s) + runs(j-1, m)    what is live was live before or was made since
+//! late(j, u) <= sum over i >= j of runs(i, u)
+//! sum over i of runs(i, u) >= 1                over the intervals in which u's first run can be
+//! fixed(j) + sum over s of keeping(j, s) keep(j, s) <= budget - residents      (see Load)
+//! ```
+//!
+//! A plan takes at least `sum time runs`: runs in different intervals are different runs. So the
+//! least value of the program bounds every plan, and so does any lower bound on it, such as the
+//! one a search has proved when it is stopped. Without `runs`, a unit that d(j) needs costs its
+//! time once if `late(j, u)` for any such j: weaker, but a smaller program. With k = 1 that is the
+//! closure of [`super::bound`] in integers, which counts much where few ops take most of the time.
+//! `late` is not implied by `runs` once fractions are allowed: half a run in each of two intervals
+//! would make up for a value that was never kept.
+//!
+//! HiGHS computes in floating point. Sizes are rounded down and room up to a grid, and one part in
+//! 10^6 of the time of all ops is taken off, which is more than its tolerances add up to.
+
+use std::time::{Duration, Instant};
+
+use super::Options;
+use super::auto::{Limits, time_of_all};
+use super::bound::{Boundary, ranked};
+use super::milp::{Milp, Term, Verdict};
+use super::model::{Item, Model, NONE};
+
+/// Programs tried in turn: instants, and whether each interval's runs count. Those after the first are larger.
+const PROGRAMS: [(usize, bool); 6] = [(1, false), (2, false), (2, true), (3, false), (3, true), (4, true)];
+/// Instants of a chain are at least one part in this many of the graph apart.
+const APART: usize = 18;
+/// Columns of a program that is worth the try.
+const COLUMNS: usize = 40_000;
+/// Steps of the grid of sizes.
+const GRID: u64 = 1 << 20;
+/// Part of the time, where that is the limit.
+const SHARE: u32 = 5;
+/// Evaluations of the search that stand for one node of a program, under a node limit; smaller
+/// limits leave programs out.
+const NODES: u64 = 100_000;
+
+/// The least overhead in ns of any plan within `budget`, as far as the limits allow; `enough` is
+/// what there is no need to exceed.
+pub(super) fn prove(model: &Model, budget: u64, enough: u64, options: &Options, limits: &Limits) -> u64 {
+    let nodes = options.node_limit.map(|nodes| nodes / NODES);
+    // Without a node limit the proof gets a part of the time.
+    let span = match nodes {
+        Some(0) => return 0,
+        Some(_) => limits.left(),
+        None => limits.left().min(options.time_limit / SHARE),
+    };
+    // A limit too far away to be an instant is none.
+    let end = Instant::now().checked_add(span);
+    let ranked = ranked(model, budget);
+    let mut best = ranked.first().map_or(0, |first| first.0);
+    for (count, repeats) in PROGRAMS {
+        let chain = chain(model, &ranked, count);
+        let left = end.map_or(Duration::MAX, |end| end.saturating_duration_since(Instant::now()));
+        if chain.len() < count || best >= enough || left.is_zero() {
+            break;
+        }
+        let size = model.units.len() + model.items.len();
+        if size * count * (1 + usize::from(repeats)) > COLUMNS {
+            continue;
+        }
+        // Under a node limit nothing may depend on the clock but the deadline.
+        let left = if nodes.is_none() && count > 1 { left / 2 } else { left };
+        let options = Options { time_limit: left, ..options.clone() };
+        let Some(program) = Program::new(model, &chain, budget, repeats) else { break };
+        best = best.max(program.solve(&options, nodes));
+    }
+    best
+}
+
+/// The strongest instants of which each needs the one before, some way apart.
+fn chain<'a, 'm>(model: &'a Model<'m>, ranked: &[(u64, u32)], count: usize) -> Vec<Boundary<'a, 'm>> {
+    let apart = model.units.len() / APART;
+    let mut chain: Vec<Boundary> = Vec::new();
+    for &(value, unit) in ranked {
+        let unit = unit as usize;
+        let fits =
+            |c: &Boundary| (c.after[unit] || (c.before[unit] && c.unit != unit)) && c.unit.abs_diff(unit) >= apart;
+        if value == 0 || chain.len() == count {
+            break;
+        }
+        if chain.iter().all(fits) {
+            chain.push(Boundary::during(model, unit));
+        }
+    }
+    chain.sort_by_key(|c| c.unit);
+    chain
+}
+
+struct Program<'a, 'm> {
+    model: &'a Model<'m>,
+    chain: &'a [Boundary<'a, 'm>],
+    milp: Milp,
+    /// By instant and item.
+    keep: Vec<Vec<Term>>,
+    /// By instant and unit.
+    late: Vec<Vec<Term>>,
+    /// By interval and unit; empty if repetitions count once.
+    runs: Vec<Vec<Term>>,
+    /// Time of all units once.
+    total: u64,
+    /// Time of the units whose first run the program counts.
+    counted: u64,
+}
+
+const NO: Term = Term::Known(0.0);
+const YES: Term = Term::Known(1.0);
+
+fn is(term: Term, value: f64) -> bool {
+    matches!(term, Term::Known(x) if x == value)
+}
+
+impl<'a, 'm> Program<'a, 'm> {
+    /// `None` if an instant alone exceeds the budget.
+    fn new(model: &'a Model<'m>, chain: &'a [Boundary<'a, 'm>], budget: u64, repeats: bool) -> Option<Self> {
+        let total = time_of_all(model);
+        let (milp, keep, late, runs) = (Milp::default(), Vec::new(), Vec::new(), Vec::new());
+        let mut program = Self { model, chain, milp, keep, late, runs, total, counted: 0 };
+        program.columns(repeats);
+        for j in 0..chain.len() {
+            program.later(j);
+            program.memory(j, budget)?;
+        }
+        for i in 0..program.runs.len() {
+            program.interval(i);
+        }
+        Some(program)
+    }
+
+    fn cost(&self, unit: usize) -> f64 {
+        1000.0 * self.model.units[unit].time as f64 / self.total.max(1) as f64
+    }
+
+    fn columns(&mut self, repeats: bool) {
+        let (model, chain) = (self.model, self.chain);
+        for it in chain {
+            let made = |item: &Item| item.maker != NONE && !it.after[item.maker as usize];
+            let keep = |(s, item): (usize, &Item)| match (made(item), it.load.own(s as u32)) {
+                (false, _) => NO,
+                // Live in any case.
+                (true, Some(0)) => YES,
+                (true, _) => self.milp.column(true, 0.0),
+            };
+            self.keep.push(model.items.iter().enumerate().map(keep).collect());
+        }
+        let mut paid = vec![repeats; model.units.len()];
+        for it in chain {
+            let mut late = Vec::with_capacity(model.units.len());
+            for (u, unit) in model.units.iter().enumerate() {
+                late.push(match (it.after[u], it.before[u]) {
+                    (true, _) => YES,
+                    (_, true) if unit.once => NO,
+                    (_, before) => {
+                        let cost = if before && !std::mem::replace(&mut paid[u], true) { self.cost(u) } else { 0.0 };
+                        self.milp.column(true, cost)
+                    }
+                });
+            }
+            self.late.push(late);
+        }
+        if !repeats {
+            return;
+        }
+        self.runs = vec![vec![NO; model.units.len()]; chain.len() + 1];
+        for (u, unit) in model.units.iter().enumerate() {
+            let first = chain.iter().take_while(|it| it.after[u]).count();
+            let last = chain.iter().position(|it| it.before[u]).unwrap_or(chain.len());
+            for i in first..=chain.len() {
+                self.runs[i][u] = if i == first && i == last { YES } else { self.milp.column(true, self.cost(u)) };
+            }
+            if first < last {
+                self.counted += unit.time;
+                self.milp.at_most((first..=last).map(|i| (-1.0, self.runs[i][u])), -1.0);
+            }
+            if unit.once {
+                self.milp.at_most((first..=chain.len()).map(|i| (1.0, self.runs[i][u])), 1.0);
+            }
+        }
+    }
+
+    /// `what` only if one of `any`.
+    fn implies(&mut self, what: Term, any: &[Term]) {
+        if !is(what, 0.0) && !any.iter().any(|&t| is(t, 1.0)) {
+            self.milp.at_most(std::iter::once((1.0, what)).chain(any.iter().map(|&t| (-1.0, t))), 0.0);
+        }
+    }
+
+    fn maker(&self, item: u32) -> usize {
+        self.model.items[item as usize].maker as usize
+    }
+
+    /// What runs after an instant.
+    fn later(&mut self, j: usize) {
+        let model = self.model;
+        for (u, unit) in model.units.iter().enumerate() {
+            let what = self.late[j][u];
+            for &s in &unit.reads {
+                self.implies(what, &[self.late[j][self.maker(s)], self.keep[j][s as usize]]);
+            }
+            if j > 0 {
+                self.implies(what, &[self.late[j - 1][u]]);
+            }
+            if !self.runs.is_empty() && !is(what, 1.0) {
+                let runs: Vec<Term> = self.runs[j + 1..].iter().map(|runs| runs[u]).collect();
+                self.implies(what, &runs);
+            }
+        }
+    }
+
+    /// What is live at an instant. `None` if that cannot fit.
+    fn memory(&mut self, j: usize, budget: u64) -> Option<()> {
+        let it = &self.chain[j];
+        let room = budget.checked_sub(self.model.resident)?.checked_sub(it.load.fixed)?;
+        // Powers of two, so that everything is exact.
+        let grain = (room / GRID).max(1).next_power_of_two();
+        let scale = |x: u64| x as f64 / 1024.0;
+        let row = (0..self.model.items.len()).map(|s| {
+            let keeping = it.load.keeping(self.model, s as u32);
+            (scale(keeping / grain), self.keep[j][s])
+        });
+        let row: Vec<(f64, Term)> = row.filter(|&(factor, term)| factor > 0.0 && !is(term, 0.0)).collect();
+        self.milp.at_most(row, scale(room.div_ceil(grain)));
+        Some(())
+    }
+
+    /// What runs in an interval, and what is live when it ends.
+    fn interval(&mut self, i: usize) {
+        let model = self.model;
+        let kept = |program: &Self, s: u32| if i == 0 { NO } else { program.keep[i - 1][s as usize] };
+        for (u, unit) in model.units.iter().enumerate() {
+            for &s in &unit.reads {
+                let any = [self.runs[i][self.maker(s)], kept(self, s)];
+                self.implies(self.runs[i][u], &any);
+            }
+        }
+        if i < self.chain.len() {
+            for s in (0..model.items.len() as u32).filter(|&s| model.items[s as usize].maker != NONE) {
+                let any = [self.runs[i][self.maker(s)], kept(self, s)];
+                self.implies(self.keep[i][s as usize], &any);
+            }
+        }
+    }
+
+    /// What is proved within the limits, in ns of overhead.
+    fn solve(self, options: &Options, nodes: Option<u64>) -> u64 {
+        let (total, counted) = (self.total as f64, self.counted as f64);
+        let answer = self.milp.solve(options, nodes);
+        if answer.verdict == Verdict::Infeasible || !answer.bound.is_finite() {
+            // That no plan fits is for exact arithmetic to say.
+            return 0;
+        }
+        let proved = answer.bound / 1000.0 * total.max(1.0) - counted - 1e-6 * total.max(1.0);
+        // Times are whole.
+        if proved > 0.0 { proved.ceil() as u64 } else { 0 }
+    }
+}
