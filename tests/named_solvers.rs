@@ -90,6 +90,7 @@ fn auto_is_no_worse_on_real_graphs() {
 #[cfg(feature = "fuzzing")]
 mod random {
     use plimsoll::fuzz::{Shape, problem, series_parallel};
+    use plimsoll::graph::Phase;
     #[cfg(feature = "highs")]
     use plimsoll::plan::{Status, Step};
 
@@ -190,7 +191,9 @@ mod random {
         for problem in problems {
             let (low, high) = (problem.trivial_bound().get(), keep_all_peak(&problem));
             let (planned, refused) = planned_or_refused(&problem, Bytes(low.midpoint(high)));
-            assert!(planned.contains(&"auto"), "{planned:?}");
+            // A forward part alone leaves little to recompute.
+            let backward = problem.graph.ops().values().any(|op| op.phase == Phase::Backward);
+            assert!(!backward || planned.contains(&"auto"), "{planned:?}");
             assert!(EXACT.iter().all(|name| refused.contains(name)));
             // Branches run side by side nearly everywhere: no chain, or one for all that need one.
             if problem.name.starts_with("series-parallel") {

@@ -20,7 +20,7 @@ use crate::error::Result;
 use crate::units::{Bytes, Nanos};
 
 /// Steps simulated at most, in all: a few seconds on two cores.
-const WORK: u64 = 60_000_000;
+const WORK: u64 = 40_000_000;
 /// Searches side by side: a constant, so that results do not depend on the number of cores.
 const LANES: usize = 4;
 /// Between rounds the lanes start over from the best.

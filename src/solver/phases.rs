@@ -108,7 +108,10 @@ impl Phases<'_, '_> {
         }
         live.push(vec![ZERO; model.items.len()]);
         self.dependencies(&mut milp, &runs, &live);
-        self.purpose(&mut milp, &runs, &live, &readers);
+        if self.integer {
+            // It helps to prove; the relaxation alone only gets slower.
+            self.purpose(&mut milp, &runs, &live, &readers);
+        }
         self.views(&mut milp, &runs, &live, scale);
         for t in 0..n {
             self.memory(&mut milp, &runs, &live, &readers, t);
