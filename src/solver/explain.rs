@@ -3,7 +3,7 @@
 use super::auto::{Scored, closure_starts, construct};
 use super::frame::Frame;
 use super::model::needed;
-use super::{Options, Outcome, registry};
+use super::{Outcome, registry};
 use crate::cost::Problem;
 use crate::entity::{OpId, StorageId};
 use crate::error::{Blocker, Result};
@@ -130,6 +130,7 @@ pub(super) fn bounded(frame: &Frame) -> Result<Outcome> {
 
 /// Nothing was found, for the reason given: ask the same solver again with larger budgets for the
 /// smallest that suffices.
+#[cfg(feature = "highs")]
 pub(super) fn asked(frame: &Frame, why: &str) -> Result<Outcome> {
     let solver = registry::by_name(frame.name())?;
     let mut binding = frame.steps(&frame.model.keep_all())?;
@@ -142,7 +143,8 @@ pub(super) fn asked(frame: &Frame, why: &str) -> Result<Outcome> {
             }
             let budget = low + (high - low) / 2;
             let remaining = frame.remaining();
-            let options = Options { time_limit: remaining.time_limit / left, search_minimum: false, ..remaining };
+            let options =
+                super::Options { time_limit: remaining.time_limit / left, search_minimum: false, ..remaining };
             match solver.solve(frame.problem, Bytes(budget), &options)?.into_plan(Bytes(budget)) {
                 Ok(plan) => {
                     high = budget;
