@@ -70,6 +70,9 @@ pub(super) fn prove(model: &Model, budget: u64, enough: u64, options: &Options, 
         Some(_) => limits.left(),
         None => Some(limits.left().unwrap_or(options.time_limit).min(options.time_limit / SHARE)),
     };
+    if span.is_some_and(|span| span.is_zero()) {
+        return 0;
+    }
     let end = span.and_then(|span| Instant::now().checked_add(span));
     let ranked = ranked(model, budget);
     let mut best = ranked.first().map_or(0, |first| first.0);
