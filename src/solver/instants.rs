@@ -70,6 +70,9 @@ pub(super) fn prove(model: &Model, budget: u64, enough: u64, options: &Options, 
         Some(_) => limits.left(),
         None => limits.left().min(options.time_limit / SHARE),
     };
+    if span.is_zero() {
+        return 0;
+    }
     // A limit too far away to be an instant is none.
     let end = Instant::now().checked_add(span);
     let ranked = ranked(model, budget);
