@@ -2,8 +2,6 @@
 
 use super::auto::{Limits, least_time};
 use super::exact::{self, Found};
-#[cfg(feature = "highs")]
-use super::{auto::time_of_all, instants};
 use super::explain;
 use super::mixed::mixed;
 use super::model::{Model, needed};
@@ -11,6 +9,8 @@ use super::moves::Move;
 use super::progress::{Watch, overhead};
 use super::reorder::shrink_first;
 use super::{Options, Outcome, offload, registry};
+#[cfg(feature = "highs")]
+use super::{auto::time_of_all, instants};
 use crate::cost::Problem;
 use crate::entity::OpId;
 use crate::error::{Error, Result};
