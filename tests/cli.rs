@@ -235,11 +235,11 @@ fn sweep_prints_the_curve() {
 problem   tiny, 8 ops
 baseline  14.00 KiB (14340 bytes), 127.0 us with everything kept
 
-budget  of the peak   peak      time  overhead  at least    gap  status      seconds
-  9000        62.8%      -         -         -         -      -  infeasible
- 10780        75.2%  10244  177.0 us     39.4%      3.4%  35.9%  feasible
- 12560        87.6%  10244  177.0 us     39.4%      1.7%  37.7%  feasible
- 14340       100.0%  14340  127.0 us      0.0%      0.0%   0.0%  optimal
+budget  of the peak   peak      time  overhead  at least   gap  status      seconds
+  9000        62.8%      -         -         -         -     -  infeasible
+ 10780        75.2%  10244  177.0 us     39.4%     39.4%  0.0%  optimal
+ 12560        87.6%  11780  177.0 us     39.4%     39.4%  0.0%  optimal
+ 14340       100.0%  14340  127.0 us      0.0%      0.0%  0.0%  optimal
 ");
 
     let rows = lines(&succeed(&[&args[..], &["--json"]].concat()));

@@ -367,7 +367,7 @@ fn without_links_nothing_changes() {
 #[test]
 fn plans_stay_within_the_host() {
     let (mut sent, mut tight) = (0, 0);
-    for seed in 0..36u64 {
+    for seed in 0..60u64 {
         let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         let mut problem = match seed % 3 {
             0 => problem(seed, Shape::all(10 + (seed % 50) as usize)),

@@ -177,7 +177,7 @@ impl<'a> Frame<'a> {
             best = mixed(&frame, order.as_deref(), frame.everything, best)?;
         }
         if let Some((steps, timeline)) = best {
-            if name == "auto" && !offload::possible(problem) {
+            if name == "auto" && options.prove && !offload::possible(problem) {
                 frame.least = frame.least.max(prove(&frame.model, budget, timeline.time.get(), options, &frame.limits));
             }
             return Ok(frame.outcome(steps, &timeline));
@@ -188,7 +188,7 @@ impl<'a> Frame<'a> {
     /// What the time that is left allows, for another solve inside this one. It reports nothing:
     /// it is for another budget.
     pub fn remaining(&self) -> Options {
-        Options { time_limit: self.limits.left(), on_progress: None, ..self.options.clone() }
+        Options { time_limit: self.limits.left(), on_progress: None, prove: false, ..self.options.clone() }
     }
 
     pub fn name(&self) -> &'static str {

@@ -90,6 +90,9 @@ pub struct Options {
     /// Whether to look for the smallest budget that suffices where no plan is found. Without, the
     /// outcome names the smallest that came up.
     pub search_minimum: bool,
+    /// Whether `auto`, once it has a plan, spends up to a fifth of the time on a stronger lower bound
+    /// ([`strongest_bound`]). Without, the bound is that of one instant.
+    pub prove: bool,
     /// What searches may do: all, except in tests.
     #[doc(hidden)]
     pub moves: Moves,
@@ -106,6 +109,7 @@ impl Default for Options {
             on_progress: None,
             starts: Vec::new(),
             search_minimum: true,
+            prove: true,
             moves: Moves::all(),
         }
     }
@@ -121,6 +125,7 @@ impl fmt::Debug for Options {
             .field("cancel", &self.cancel)
             .field("starts", &self.starts.len())
             .field("search_minimum", &self.search_minimum)
+            .field("prove", &self.prove)
             .finish_non_exhaustive()
     }
 }

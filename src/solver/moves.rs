@@ -38,8 +38,6 @@ pub enum Move {
     Anneal,
     /// Re-solve windows exactly.
     Windows,
-    /// Merge the choices of several orders exactly.
-    Merge,
     /// Solve small problems exactly.
     Exact,
     /// The exact search estimates what is still to come.
@@ -50,7 +48,7 @@ pub enum Move {
 
 impl Move {
     /// Every move there is.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 19] = [
         Self::Rules,
         Self::Care,
         Self::Keep,
@@ -67,7 +65,6 @@ impl Move {
         Self::Shift,
         Self::Anneal,
         Self::Windows,
-        Self::Merge,
         Self::Exact,
         Self::Estimate,
         Self::LateDrops,

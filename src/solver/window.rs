@@ -55,10 +55,8 @@ struct Slot {
 pub(super) struct Choices<'a> {
     /// The positions of the order that are open.
     pub open: &'a dyn Fn(usize) -> bool,
-    /// Runs offered at each of them besides what other orders run there.
+    /// Runs offered at each of them.
     pub offers: usize,
-    /// Per unit, what may run right before its first run: what other orders run there.
-    pub others: &'a [Vec<u32>],
 }
 
 /// What happened up to a position of an order.
@@ -123,10 +121,6 @@ fn sequence(model: &Model, order: &[u32], choices: &Choices, dearest: u64) -> Ve
         }
         let there = cluster.len();
         if open {
-            if !past.ran[u as usize] {
-                let others = choices.others.get(u as usize).into_iter().flatten().copied();
-                cluster.extend(others.filter(|&v| past.repeats(v) && model.units[v as usize].time < dearest));
-            }
             past.offer(u, i, dearest, choices.offers, &mut cluster);
         }
         let mut runs: Vec<(u32, bool)> = cluster.drain(..).enumerate().map(|(k, v)| (v, k < there)).collect();
@@ -437,7 +431,7 @@ const EFFORT: Effort = Effort { nodes: 60, gap: 0.002 };
 /// Evaluations of an order that a program counts for where nodes are limited.
 const NODES: u64 = 400;
 
-/// Merge what was found, then re-solve window after window until none gains anything or the limits
+/// Re-solve window after window of the best order until none gains anything or the limits
 /// say so. The best comes first.
 pub(super) fn refine(
     model: &Model,
@@ -449,7 +443,9 @@ pub(super) fn refine(
 ) -> Vec<Scored> {
     let fits = |(_, score): &Scored| score.peak <= budget && score.time > enough;
     let mut programs = options.node_limit.map_or(u64::MAX, |nodes| nodes / NODES);
-    if !found.first().is_some_and(fits) || programs == 0 || limits.spent(MOST) {
+    // In a large graph the few windows there is time for are a small part of it.
+    let off = model.is_large() || !model.moves.has(Move::Windows);
+    if off || !found.first().is_some_and(fits) || programs == 0 || limits.spent(MOST) {
         return found;
     }
     // One program must not take all the time there is.
@@ -459,15 +455,7 @@ pub(super) fn refine(
         let score = search.give_back(&mut order, &|| limits.late());
         (order, score)
     };
-    if model.moves.has(Move::Merge) {
-        let orders: Vec<&[u32]> = found.iter().filter(|f| fits(f)).map(|(order, _)| &order[..]).collect();
-        if orders.len() > 1 {
-            let merged = merge(model, budget, &orders, EFFORT, options).map(judge);
-            found.extend(merged);
-            found.sort_by_key(|(_, score)| score.rank(budget));
-        }
-    }
-    for _ in 0..if model.moves.has(Move::Windows) { PASSES } else { 0 } {
+    for _ in 0..PASSES {
         let before = found[0].1.time;
         let mut at = 0;
         loop {
@@ -489,7 +477,7 @@ pub(super) fn refine(
                         sum > from && sum <= from + SIZE
                     };
                     let inside: Vec<bool> = weights.iter().map(inside).collect();
-                    let choices = Choices { open: &|i| inside[i], offers: OFFERS, others: &[] };
+                    let choices = Choices { open: &|i| inside[i], offers: OFFERS };
                     resolve(model, budget, order, &choices, EFFORT, options).map(judge)
                 })
                 .collect();
@@ -503,29 +491,6 @@ pub(super) fn refine(
         }
     }
     found
-}
-
-/// The best choice among the repeats of several orders, in the first one's order.
-pub(super) fn merge(
-    model: &Model,
-    budget: u64,
-    orders: &[&[u32]],
-    effort: Effort,
-    options: &Options,
-) -> Option<Vec<u32>> {
-    let mut others: Vec<Vec<u32>> = vec![Vec::new(); model.units.len()];
-    for order in &orders[1..] {
-        let mut ran = vec![false; model.units.len()];
-        let mut cluster = Vec::new();
-        for &u in *order {
-            if std::mem::replace(&mut ran[u as usize], true) {
-                cluster.push(u);
-            } else {
-                others[u as usize].append(&mut cluster);
-            }
-        }
-    }
-    resolve(model, budget, orders[0], &Choices { open: &|_| true, offers: 0, others: &others }, effort, options)
 }
 
 /// How many optional runs each position of the order brings when it is open.

@@ -54,7 +54,8 @@ impl Settings {
             optimizer_bytes: 8.0,
             accumulate: false,
             solver: "auto".into(),
-            solver_options: crate::solver::Options::default(),
+            // A run does not need to know how good its plan is at best.
+            solver_options: crate::solver::Options { prove: false, ..Default::default() },
             seed: 0,
             plan_directory: None,
             profile_directory: default_profile_directory(),
