@@ -117,14 +117,24 @@ impl Solver for Auto {
 /// them fits here, so that a little more budget does not lead to a slower plan.
 fn smaller_budgets(frame: &Frame) -> Vec<Vec<u32>> {
     const GRID: u64 = 32;
+    /// Units up to which there is time to improve these orders too.
+    const SMALL: usize = 1500;
+    let (model, limits) = (&frame.model, &frame.limits);
     let low = frame.problem.trivial_bound().get();
-    let step = (frame.model.peak_of_keep_all().saturating_sub(low) / GRID).max(1);
+    let step = (model.peak_of_keep_all().saturating_sub(low) / GRID).max(1);
     let below = (frame.budget.get().saturating_sub(low)) / step;
+    let small = model.units.len() <= SMALL;
+    let rungs: u32 = if small { 4 } else { 2 };
     let mut orders = Vec::new();
-    for k in [below, below.saturating_sub(1)].into_iter().filter(|&k| k > 0 && !frame.limits.pressed()) {
+    for k in (0..u64::from(rungs)).map(|i| below.saturating_sub(i)) {
+        if k == 0 || limits.pressed() {
+            break;
+        }
         let budget = low + k * step;
-        let starts = closure_starts(&frame.model, budget);
-        let found = construct(&frame.model, budget, starts, true, &frame.limits);
+        let mut found = construct(model, budget, closure_starts(model, budget), true, limits);
+        if small {
+            found = improve(model, budget, found, frame.least, &limits.part(2 * rungs));
+        }
         orders.extend(found.into_iter().take(2).map(|(order, _)| order));
     }
     orders
