@@ -63,67 +63,40 @@ fn simulating(c: &mut Criterion) {
     }
 }
 
-/// What is made of the zoo, with times from a roofline.
+/// What is made of the zoo.
 #[cfg(feature = "zoo")]
-mod made {
-    use burn::tensor::Device;
-    use criterion::Criterion;
-    use plimsoll::cost::Problem;
-    use plimsoll::zoo::{self, ZooModel, ZooVisitor};
-    use plimsoll::{Budget, Rematerialize, Result, Settings};
+#[path = "made/mod.rs"]
+mod made;
 
-    struct Tracer;
-
-    impl ZooVisitor for Tracer {
-        type Output = Result<Problem>;
-
-        fn visit<M: ZooModel>(
-            self,
-            _name: &'static str,
-            model: M,
-            batch: impl Fn(u64, &Device) -> M::Inputs + Send + Sync + 'static,
-        ) -> Result<Problem> {
-            let model = Rematerialize::with_settings(model, Settings::new(Budget::Unlimited));
-            let inputs = batch(0, &Device::flex().autodiff());
-            model.problem_on(&"10e12,200e9".parse()?, inputs, |m: &M, inputs| m.batch_loss(inputs))
-        }
-    }
-
-    fn problem(name: &str, settings: &zoo::Settings) -> Problem {
-        zoo::with_model(name, settings, &Device::flex().autodiff(), 0, Tracer)
-            .and_then(|p| p)
-            .expect("a model of the zoo")
-    }
-
-    /// Each model in its test size and its default size.
-    pub fn sizes(c: &mut Criterion) {
-        for model in zoo::models() {
-            let tiny = zoo::Settings::tiny(model.name).expect("a model of the zoo");
-            for (size, settings) in [("tiny", tiny), ("default", zoo::Settings::new())] {
-                let problem = problem(model.name, &settings);
-                for solver in ["evict", "auto"] {
-                    super::bench(c, "zoo", &format!("{} {size}", model.name), &problem, solver, 60);
-                }
+/// Each model in its test size and its default size.
+#[cfg(feature = "zoo")]
+fn sizes(c: &mut Criterion) {
+    for model in plimsoll::zoo::models() {
+        let tiny = plimsoll::zoo::Settings::tiny(model.name).expect("a model of the zoo");
+        for (size, settings) in [("tiny", tiny), ("default", plimsoll::zoo::Settings::new())] {
+            let problem = made::problem(model.name, &settings).expect("a model of the zoo");
+            for solver in ["evict", "auto"] {
+                bench(c, "zoo", &format!("{} {size}", model.name), &problem, solver, 60);
             }
         }
     }
+}
 
-    /// GPTs that differ in depth alone.
-    pub fn scaling(c: &mut Criterion) {
-        for layers in [4, 8, 12, 24, 48, 96, 192] {
-            let problem = problem("gpt", &zoo::Settings::new().set("layers", layers).set("batch", 8));
-            for solver in ["boundary-knapsack", "evict", "auto"] {
-                super::bench(c, "scaling", &format!("gpt of {layers} layers"), &problem, solver, 50);
-            }
+/// GPTs that differ in depth alone.
+#[cfg(feature = "zoo")]
+fn scaling(c: &mut Criterion) {
+    for layers in [4, 8, 12, 24, 48, 96, 192] {
+        let problem = made::gpt(layers).expect("a model of the zoo");
+        for solver in ["boundary-knapsack", "evict", "auto"] {
+            bench(c, "scaling", &format!("gpt of {layers} layers"), &problem, solver, 50);
         }
     }
 }
 
 #[cfg(not(feature = "zoo"))]
-mod made {
-    pub fn sizes(_: &mut criterion::Criterion) {}
-    pub fn scaling(_: &mut criterion::Criterion) {}
-}
+fn sizes(_: &mut Criterion) {}
+#[cfg(not(feature = "zoo"))]
+fn scaling(_: &mut Criterion) {}
 
-criterion_group!(benches, named, simulating, made::sizes, made::scaling);
+criterion_group!(benches, named, simulating, sizes, scaling);
 criterion_main!(benches);

@@ -11,10 +11,11 @@
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use plimsoll::cost::{Problem, Roofline};
 use plimsoll::solver::{self, Options};
-use plimsoll::zoo::{self, ZooModel, ZooVisitor};
-use plimsoll::{Budget, Bytes, Rematerialize, Result, Settings, alloc};
+use plimsoll::{Bytes, Result, alloc};
+
+#[path = "../benches/made/mod.rs"]
+mod made;
 
 #[global_allocator]
 static ALLOCATOR: alloc::Counting = alloc::Counting;
@@ -31,30 +32,6 @@ struct Point {
     heap: Bytes,
 }
 
-struct Tracer(Roofline);
-
-impl ZooVisitor for Tracer {
-    type Output = Result<Problem>;
-
-    fn visit<M: ZooModel>(
-        self,
-        _name: &'static str,
-        model: M,
-        batch: impl Fn(u64, &burn::tensor::Device) -> M::Inputs + Send + Sync + 'static,
-    ) -> Result<Problem> {
-        let device = burn::tensor::Device::flex().autodiff();
-        let model = Rematerialize::with_settings(model, Settings::new(Budget::Unlimited));
-        model.problem_on(&self.0, batch(0, &device), |m: &M, inputs| m.batch_loss(inputs))
-    }
-}
-
-/// A GPT of so many layers.
-fn problem(layers: usize) -> Result<Problem> {
-    let device = burn::tensor::Device::flex().autodiff();
-    let settings = zoo::Settings::new().set("layers", layers).set("batch", 8);
-    zoo::with_model("gpt", &settings, &device, 0, Tracer("10e12,200e9".parse()?))?
-}
-
 /// Seconds of the processor this process has used; of the clock where the system does not tell.
 fn seconds(started: Instant) -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
@@ -67,7 +44,7 @@ fn seconds(started: Instant) -> f64 {
 }
 
 fn measure(layers: usize) -> Result<Point> {
-    let problem = problem(layers)?;
+    let problem = made::gpt(layers)?;
     let budget = Bytes(solver::baseline(&problem).1.peak.get() / 2);
     let options = Options { time_limit: Duration::from_secs(60), ..Options::default() };
     alloc::reset_peak();

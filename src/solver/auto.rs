@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rayon::prelude::*;
 
 use super::Options;
-use super::bound::{Boundary, ranked};
+use super::bound::Boundary;
 use super::evict::{Evictor, Rule};
 use super::improve::Search;
 use super::model::Model;
@@ -151,9 +151,14 @@ pub(super) fn construct(
             break;
         }
     }
+    best_first(&mut found, budget);
+    found
+}
+
+/// Sort orders, and leave one of equal ones.
+pub(super) fn best_first(found: &mut Vec<Scored>, budget: u64) {
     found.sort_by_key(|(_, score)| score.rank(budget));
     found.dedup_by(|a, b| a.1 == b.1 && a.0 == b.0);
-    found
 }
 
 /// Improve the best of `found` side by side: what came of each, the best first. `enough` is a time
@@ -196,8 +201,7 @@ pub(super) fn improve(model: &Model, budget: u64, found: Vec<Scored>, enough: u6
     }
     let mut all: Vec<Scored> = searches.into_iter().map(|search| (search.best, search.score)).collect();
     all.push(best);
-    all.sort_by_key(|(_, score)| score.rank(budget));
-    all.dedup_by(|a, b| a.0 == b.0);
+    best_first(&mut all, budget);
     all
 }
 
@@ -234,9 +238,10 @@ pub(super) fn closure_starts(model: &Model, budget: u64) -> Vec<Vec<u32>> {
 }
 
 /// The least time any plan without offload can take within `budget`; [`u64::MAX`] where none fits.
-pub(super) fn least_time(model: &Model, budget: u64) -> u64 {
+/// `ranked` are the [instants](super::bound::ranked) for that budget.
+pub(super) fn least_time(model: &Model, budget: u64, ranked: &[(u64, u32)]) -> u64 {
     let closures = Boundary::find(model).into_iter().map(|b| b.solve(budget).0);
-    let extra = closures.chain(ranked(model, budget).first().map(|best| best.0)).max().unwrap_or(0);
+    let extra = closures.chain(ranked.first().map(|best| best.0)).max().unwrap_or(0);
     time_of_all(model).saturating_add(extra)
 }
 

@@ -1,6 +1,7 @@
 //! What every solver does around its search: prove what is easy, judge by the simulator, report.
 
 use super::auto::{Limits, least_time};
+use super::bound::ranked;
 use super::exact::{self, Found};
 use super::explain;
 use super::mixed::mixed;
@@ -49,7 +50,7 @@ pub fn lower_bound(problem: &Problem, budget: Bytes) -> f64 {
     let model = Model::new(problem, true);
     // With room for everything the bound is the time of running all once.
     let room = if offload::possible(problem) { u64::MAX >> 1 } else { budget.get() };
-    overhead_of_bound(problem, least_time(&model, room))
+    overhead_of_bound(problem, least_time(&model, room, &ranked(&model, room)))
 }
 
 /// A time that no plan goes below as an overhead; infinite where none fits.
@@ -69,19 +70,20 @@ pub fn strongest_bound(problem: &Problem, budget: Bytes, options: &Options) -> f
     }
     let model = Model::new(problem, true);
     let limits = Limits::new(&model, options, Watch::new("auto", budget.get(), 0, 0, options));
-    let least = least_time(&model, budget.get());
-    overhead_of_bound(problem, least.max(prove(&model, budget, u64::MAX, options, &limits)))
+    let ranked = ranked(&model, budget.get());
+    let least = least_time(&model, budget.get(), &ranked);
+    overhead_of_bound(problem, least.max(prove(&model, budget, u64::MAX, &ranked, options, &limits)))
 }
 
 /// The least time of any plan without offload, by integer programs; `enough` is a plan's time.
 #[cfg(feature = "highs")]
-fn prove(model: &Model, budget: Bytes, enough: u64, options: &Options, limits: &Limits) -> u64 {
+fn prove(model: &Model, budget: Bytes, enough: u64, ranked: &[(u64, u32)], options: &Options, limits: &Limits) -> u64 {
     let all = time_of_all(model);
-    all.saturating_add(instants::prove(model, budget.get(), enough.saturating_sub(all), options, limits))
+    all.saturating_add(instants::prove(model, budget.get(), enough.saturating_sub(all), ranked, options, limits))
 }
 
 #[cfg(not(feature = "highs"))]
-fn prove(_: &Model, _: Bytes, _: u64, _: &Options, _: &Limits) -> u64 {
+fn prove(_: &Model, _: Bytes, _: u64, _: &[(u64, u32)], _: &Options, _: &Limits) -> u64 {
     0
 }
 
@@ -154,9 +156,11 @@ impl<'a> Frame<'a> {
             }
         }
         let offloads = offload::possible(problem) && matches!(name, "auto" | "evict");
+        let mut instants = Vec::new();
         if !offload::possible(problem) && !frame.limits.late() {
             frame.limits.watch.phase("bound");
-            match least_time(&frame.model, budget.get()) {
+            instants = ranked(&frame.model, budget.get());
+            match least_time(&frame.model, budget.get(), &instants) {
                 u64::MAX => return explain::bounded(&frame),
                 least => frame.least = least,
             }
@@ -178,7 +182,14 @@ impl<'a> Frame<'a> {
         }
         if let Some((steps, timeline)) = best {
             if name == "auto" && options.prove && !offload::possible(problem) {
-                frame.least = frame.least.max(prove(&frame.model, budget, timeline.time.get(), options, &frame.limits));
+                frame.least = frame.least.max(prove(
+                    &frame.model,
+                    budget,
+                    timeline.time.get(),
+                    &instants,
+                    options,
+                    &frame.limits,
+                ));
             }
             return Ok(frame.outcome(steps, &timeline));
         }

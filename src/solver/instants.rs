@@ -42,7 +42,7 @@ use std::time::{Duration, Instant};
 
 use super::Options;
 use super::auto::{Limits, time_of_all};
-use super::bound::{Boundary, ranked};
+use super::bound::Boundary;
 use super::milp::{Milp, Term, Verdict};
 use super::model::{Item, Model, NONE};
 
@@ -61,8 +61,15 @@ const SHARE: u32 = 5;
 const NODES: u64 = 100_000;
 
 /// The least overhead in ns of any plan within `budget`, as far as the limits allow; `enough` is
-/// what there is no need to exceed.
-pub(super) fn prove(model: &Model, budget: u64, enough: u64, options: &Options, limits: &Limits) -> u64 {
+/// what there is no need to exceed, `ranked` are the instants to choose from.
+pub(super) fn prove(
+    model: &Model,
+    budget: u64,
+    enough: u64,
+    ranked: &[(u64, u32)],
+    options: &Options,
+    limits: &Limits,
+) -> u64 {
     let nodes = options.node_limit.map(|nodes| nodes / NODES);
     // Without a node limit the proof gets a part of the time.
     let span = match nodes {
@@ -75,10 +82,9 @@ pub(super) fn prove(model: &Model, budget: u64, enough: u64, options: &Options, 
     }
     // A limit too far away to be an instant is none.
     let end = Instant::now().checked_add(span);
-    let ranked = ranked(model, budget);
     let mut best = ranked.first().map_or(0, |first| first.0);
     for (count, repeats) in PROGRAMS {
-        let chain = chain(model, &ranked, count);
+        let chain = chain(model, ranked, count);
         let left = end.map_or(Duration::MAX, |end| end.saturating_duration_since(Instant::now()));
         if chain.len() < count || best >= enough || left.is_zero() {
             break;

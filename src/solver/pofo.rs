@@ -567,22 +567,28 @@ mod tests {
         }
     }
 
+    /// A random chain of `n` stages.
+    fn links(rng: &mut Rng, n: usize) -> Vec<Link> {
+        let mut roll = |low: usize, high: usize| low + rng.below(high - low);
+        let inputs: Vec<usize> = (0..n).map(|i| if i == 0 { 0 } else { roll(1, 4) }).collect();
+        (0..n)
+            .map(|i| Link {
+                time: roll(1, 30) as u64,
+                input: inputs[i],
+                forward_tmp: roll(0, 2),
+                ways: vec![(inputs.get(i + 1).copied().unwrap_or(0) + roll(0, 5), roll(0, 3), 0)],
+            })
+            .collect()
+    }
+
     #[test]
     fn the_table_is_the_best_of_its_class() {
         let mut rng = Rng::new(11);
         let (mut finite, mut sending, mut both, mut faster) = (0, 0, 0, 0);
         for round in 0..160 {
             let n = if round % 8 == 0 { 5 } else { 1 + rng.below(4) };
+            let links = links(&mut rng, n);
             let mut roll = |low: usize, high: usize| low + rng.below(high - low);
-            let inputs: Vec<usize> = (0..n).map(|i| if i == 0 { 0 } else { roll(1, 4) }).collect();
-            let links: Vec<Link> = (0..n)
-                .map(|i| Link {
-                    time: roll(1, 30) as u64,
-                    input: inputs[i],
-                    forward_tmp: roll(0, 2),
-                    ways: vec![(inputs.get(i + 1).copied().unwrap_or(0) + roll(0, 5), roll(0, 3), 0)],
-                })
-                .collect();
             let backward: Vec<u64> = (0..n).map(|_| roll(1, 50) as u64).collect();
             let slot_time = [roll(1, 20) as u64, roll(1, 20) as u64];
             let most = 14;
@@ -622,16 +628,7 @@ mod tests {
         let mut rng = Rng::new(3);
         for _ in 0..60 {
             let n = 1 + rng.below(6);
-            let mut roll = |low: usize, high: usize| low + rng.below(high - low);
-            let inputs: Vec<usize> = (0..n).map(|i| if i == 0 { 0 } else { roll(1, 4) }).collect();
-            let links: Vec<Link> = (0..n)
-                .map(|i| Link {
-                    time: roll(1, 30) as u64,
-                    input: inputs[i],
-                    forward_tmp: roll(0, 2),
-                    ways: vec![(inputs.get(i + 1).copied().unwrap_or(0) + roll(0, 5), roll(0, 3), 0)],
-                })
-                .collect();
+            let links = links(&mut rng, n);
             let ways = [Way { rate: 1, slot: 1 << 20 }; 2];
             let table = Table::new(&links, &vec![1; n], ways, 24, &|| false).unwrap();
             let rotor = rotor::Table::new(&links, 24);

@@ -1,6 +1,6 @@
 //! The solvers by name.
 
-use super::auto::{Scored, closure_starts, construct, improve};
+use super::auto::{Scored, best_first, closure_starts, construct, improve};
 use super::balanced::Balanced;
 use super::chain;
 #[cfg(feature = "highs")]
@@ -100,15 +100,14 @@ impl Solver for Auto {
                     }
                     found.extend(construct(model, budget, starts, false, limits));
                 }
-                found.sort_by_key(|(_, score)| score.rank(budget));
-                found.dedup_by(|a, b| a.1 == b.1 && a.0 == b.0);
+                best_first(&mut found, budget);
             }
             limits.watch.phase("improve");
-            let found = improve(&frame.model, budget, found, frame.least, &frame.limits);
+            let best = improve(model, budget, found, frame.least, limits).into_iter().next();
             limits.watch.phase("windows");
             #[cfg(feature = "highs")]
-            let found = window::refine(&frame.model, budget, found, frame.least, &frame.limits, options);
-            Ok(found.into_iter().next().map(|(order, _)| order))
+            let best = best.map(|best| window::refine(model, budget, best, frame.least, limits, options));
+            Ok(best.map(|(order, _)| order))
         })
     }
 }
@@ -140,6 +139,12 @@ fn smaller_budgets(frame: &Frame) -> Vec<Vec<u32>> {
     orders
 }
 
+/// The best that improvement makes of `found`.
+fn improved(frame: &Frame, found: Vec<Scored>) -> Option<Vec<u32>> {
+    let all = improve(&frame.model, frame.budget.get(), found, frame.least, &frame.limits);
+    all.into_iter().next().map(|(order, _)| order)
+}
+
 /// Greedy eviction alone.
 struct Evict;
 
@@ -156,10 +161,7 @@ impl Solver for Evict {
     fn solve(&self, problem: &Problem, budget: Bytes, options: &Options) -> Result<Outcome> {
         Frame::solve(self.name(), problem, budget, options, |frame| {
             let found = construct(&frame.model, frame.budget.get(), frame.starts.clone(), true, &frame.limits);
-            Ok(improve(&frame.model, frame.budget.get(), found, frame.least, &frame.limits)
-                .into_iter()
-                .next()
-                .map(|(order, _)| order))
+            Ok(improved(frame, found))
         })
     }
 }
@@ -186,10 +188,7 @@ impl Solver for Chain {
             }
             starts.extend(frame.starts.iter().cloned());
             let found = construct(&frame.model, frame.budget.get(), starts, false, &frame.limits);
-            Ok(improve(&frame.model, frame.budget.get(), found, frame.least, &frame.limits)
-                .into_iter()
-                .next()
-                .map(|(order, _)| order))
+            Ok(improved(frame, found))
         })
     }
 }

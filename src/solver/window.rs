@@ -51,14 +51,6 @@ struct Slot {
     there: bool,
 }
 
-/// What may become optional.
-pub(super) struct Choices<'a> {
-    /// The positions of the order that are open.
-    pub open: &'a dyn Fn(usize) -> bool,
-    /// Runs offered at each of them.
-    pub offers: usize,
-}
-
 /// What happened up to a position of an order.
 struct Past<'a, 'm> {
     model: &'a Model<'m>,
@@ -83,10 +75,10 @@ impl<'a, 'm> Past<'a, 'm> {
         unit.reads.iter().chain(&unit.writes).for_each(|&s| self.touched[s as usize] = at);
     }
 
-    /// Add to `cluster` up to `offers` units that could run again right before `u` runs at `at`:
+    /// Add to `cluster` up to [`OFFERS`] units that could run again right before `u` runs at `at`:
     /// what makes what it reads, and what that is made from, each in less time than `dearest`.
-    fn offer(&self, u: u32, at: usize, dearest: u64, offers: usize, cluster: &mut Vec<u32>) {
-        let most = cluster.len() + offers;
+    fn offer(&self, u: u32, at: usize, dearest: u64, cluster: &mut Vec<u32>) {
+        let most = cluster.len() + OFFERS;
         let mut queue: Vec<u32> = vec![u];
         queue.extend(cluster.iter().copied());
         let mut next = 0;
@@ -109,19 +101,19 @@ impl<'a, 'm> Past<'a, 'm> {
 }
 
 /// The sequence for an order. Nothing that takes the time `dearest` is offered.
-fn sequence(model: &Model, order: &[u32], choices: &Choices, dearest: u64) -> Vec<Slot> {
+fn sequence(model: &Model, order: &[u32], open: &[bool], dearest: u64) -> Vec<Slot> {
     let mut past = Past::new(model);
     let mut slots: Vec<Slot> = Vec::with_capacity(order.len() * 2);
     let mut cluster: Vec<u32> = Vec::new();
     for (i, &u) in order.iter().enumerate() {
-        let open = (choices.open)(i);
+        let open = open[i];
         if open && past.repeats(u) {
             cluster.push(u);
             continue;
         }
         let there = cluster.len();
         if open {
-            past.offer(u, i, dearest, choices.offers, &mut cluster);
+            past.offer(u, i, dearest, &mut cluster);
         }
         let mut runs: Vec<(u32, bool)> = cluster.drain(..).enumerate().map(|(k, v)| (v, k < there)).collect();
         // Units stand in a valid order; of two of a kind the one that is there counts.
@@ -376,39 +368,25 @@ impl<'a, 'm> Program<'a, 'm> {
     }
 }
 
-/// How much a window may take.
-#[derive(Clone, Copy)]
-pub(super) struct Effort {
-    pub nodes: u64,
-    pub gap: f64,
-}
-
 /// The order with its open positions re-solved, if that turned out better.
-pub(super) fn resolve(
-    model: &Model,
-    budget: u64,
-    order: &[u32],
-    choices: &Choices,
-    effort: Effort,
-    options: &Options,
-) -> Option<Vec<u32>> {
+fn resolve(model: &Model, budget: u64, order: &[u32], open: &[bool], options: &Options) -> Option<Vec<u32>> {
     let mut ran = vec![false; model.units.len()];
     let mut now = 0u64;
     for (i, &u) in order.iter().enumerate() {
-        if std::mem::replace(&mut ran[u as usize], true) && (choices.open)(i) {
+        if std::mem::replace(&mut ran[u as usize], true) && open[i] {
             now = now.saturating_add(model.units[u as usize].time);
         }
     }
-    let slots = sequence(model, order, choices, now);
+    let slots = sequence(model, order, open, now);
     if !slots.iter().any(|s| s.optional) {
         return None;
     }
     let mut program = Program::new(model, budget, slots);
     program.memory();
     let Program { slots, runs, mut milp, .. } = program;
-    milp.gap = effort.gap;
+    milp.gap = GAP;
     milp.cutoff = Some(COST);
-    let answer = milp.solve(options, Some(effort.nodes));
+    let answer = milp.solve(options, Some(EFFORT));
     if !matches!(answer.verdict, Verdict::Optimal | Verdict::Feasible) {
         return None;
     }
@@ -427,26 +405,26 @@ const MOST: u32 = 3;
 /// Passes over the order at most.
 const PASSES: usize = 3;
 /// Nodes of a program, and the gap that is good enough: what is left is for other windows.
-const EFFORT: Effort = Effort { nodes: 60, gap: 0.002 };
+const EFFORT: u64 = 60;
+const GAP: f64 = 0.002;
 /// Evaluations of an order that a program counts for where nodes are limited.
 const NODES: u64 = 400;
 
-/// Re-solve window after window of the best order until none gains anything or the limits
-/// say so. The best comes first.
+/// Re-solve window after window of an order until none gains anything or the limits say so.
 pub(super) fn refine(
     model: &Model,
     budget: u64,
-    mut found: Vec<Scored>,
+    mut best: Scored,
     enough: u64,
     limits: &Limits,
     options: &Options,
-) -> Vec<Scored> {
-    let fits = |(_, score): &Scored| score.peak <= budget && score.time > enough;
+) -> Scored {
     let mut programs = options.node_limit.map_or(u64::MAX, |nodes| nodes / NODES);
     // In a large graph the few windows there is time for are a small part of it.
     let off = model.is_large() || !model.moves.has(Move::Windows);
-    if off || !found.first().is_some_and(fits) || programs == 0 || limits.spent(MOST) {
-        return found;
+    let fits = best.1.peak <= budget && best.1.time > enough;
+    if off || !fits || programs == 0 || limits.spent(MOST) {
+        return best;
     }
     // One program must not take all the time there is.
     let options = &Options { time_limit: options.time_limit / 20, ..options.clone() };
@@ -456,18 +434,18 @@ pub(super) fn refine(
         (order, score)
     };
     for _ in 0..PASSES {
-        let before = found[0].1.time;
+        let before = best.1.time;
         let mut at = 0;
         loop {
-            let weights = weights(model, &found[0].0);
+            let weights = weights(model, &best.0);
             let total: usize = weights.iter().sum();
-            if at >= total || programs == 0 || limits.spent(MOST) || found[0].1.time <= enough {
+            if at >= total || programs == 0 || limits.spent(MOST) || best.1.time <= enough {
                 break;
             }
             let lanes: Vec<usize> = (0..LANES).map(|lane| at + lane * SIZE / 2).collect();
             at += LANES * SIZE / 2;
             programs = programs.saturating_sub(LANES as u64);
-            let order = &found[0].0;
+            let order = &best.0;
             let better: Vec<Scored> = lanes
                 .into_par_iter()
                 .filter_map(|from| {
@@ -477,20 +455,19 @@ pub(super) fn refine(
                         sum > from && sum <= from + SIZE
                     };
                     let inside: Vec<bool> = weights.iter().map(inside).collect();
-                    let choices = Choices { open: &|i| inside[i], offers: OFFERS };
-                    resolve(model, budget, order, &choices, EFFORT, options).map(judge)
+                    resolve(model, budget, order, &inside, options).map(judge)
                 })
                 .collect();
-            let best = better.into_iter().min_by_key(|(_, score)| score.rank(budget));
-            if let Some(best) = best.filter(|(_, score)| score.rank(budget) < found[0].1.rank(budget)) {
-                found[0] = best;
+            let better = better.into_iter().min_by_key(|(_, score)| score.rank(budget));
+            if let Some(better) = better.filter(|(_, score)| score.rank(budget) < best.1.rank(budget)) {
+                best = better;
             }
         }
-        if found[0].1.time >= before || limits.spent(MOST) {
+        if best.1.time >= before || limits.spent(MOST) {
             break;
         }
     }
-    found
+    best
 }
 
 /// How many optional runs each position of the order brings when it is open.
@@ -503,7 +480,7 @@ fn weights(model: &Model, order: &[u32]) -> Vec<usize> {
             return 1;
         }
         let there = cluster.len();
-        past.offer(u, i, u64::MAX, OFFERS, &mut cluster);
+        past.offer(u, i, u64::MAX, &mut cluster);
         past.run(u, i);
         let offered = cluster.len() - there;
         cluster.clear();
