@@ -185,7 +185,7 @@ mod random {
         let mut linked = series_parallel(8, 400, true);
         linked.device.host_memory = Bytes(10_000);
         (linked.device.d2h_bytes_per_s, linked.device.h2d_bytes_per_s) = (500_000_000, 500_000_000);
-        let mut problems = vec![load("unet-3x16-b4"), linked];
+        let mut problems = vec![load("unet-3x16-b4"), load("seq2seq-2x128-b8"), linked];
         problems.push(series_parallel(1, 2000, true));
         problems.push(series_parallel(3, 2000, false));
         for problem in problems {

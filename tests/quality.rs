@@ -135,7 +135,7 @@ mod random {
 
     use plimsoll::Error;
     use plimsoll::entity::Entity;
-    use plimsoll::fuzz::{Shape, problem};
+    use plimsoll::fuzz::{Shape, problem, series_parallel};
     use plimsoll::plan::{Status, Step};
     use plimsoll::solver::{Move, Moves, Outcome};
 
@@ -274,9 +274,6 @@ mod random {
         }
     }
 
-    /// Moves for which no case is known yet in which they help: candidates for removal.
-    const OPEN: [Move; 2] = [Move::Anneal, Move::LateDrops];
-
     /// Each move, and each rule that prunes, makes some plan better than it would be without.
     #[test]
     fn each_move_helps_somewhere() {
@@ -284,7 +281,7 @@ mod random {
             let (low, high) = (problem.trivial_bound().get(), solver::baseline(problem).1.peak.get());
             Bytes(low + high.saturating_sub(low) * percent / 100)
         };
-        let mut left: Vec<Move> = Move::ALL.into_iter().filter(|it| !OPEN.contains(it)).collect();
+        let mut left = Move::ALL.to_vec();
         if !cfg!(feature = "highs") {
             left.retain(|&it| it != Move::Windows);
         }
@@ -300,7 +297,7 @@ mod random {
             });
             left.clone()
         };
-        let exact = [Move::Exact, Move::Estimate];
+        let exact = [Move::Exact, Move::Estimate, Move::LateDrops];
         for seed in 0..60u64 {
             let problem = problem(seed, Shape { once: false, ..Shape::all(6 + (seed % 14) as usize) });
             compare(&problem, tight(&problem, 20 + seed % 4 * 20), 5 + seed % 3 * 30, &exact, seed);
@@ -311,8 +308,16 @@ mod random {
         for (case, (percent, nodes)) in [(50, 100), (50, 20), (30, 60), (30, 250), (15, 250)].into_iter().enumerate() {
             rest = compare(&large, tight(&large, percent), nodes, &[Move::Batch], case as u64);
         }
+        // Where next to nothing can be kept.
+        for seed in 0..40u64 {
+            if !rest.contains(&Move::Demand) {
+                break;
+            }
+            let problem = series_parallel(seed, 60, true);
+            rest = compare(&problem, tight(&problem, 4 + seed % 4 * 3), 1_000, &[Move::Demand], seed);
+        }
         // Where they are known to help first.
-        for seed in [5u64, 8, 20, 41, 272].into_iter().chain(0..400) {
+        for seed in [5u64, 8, 20, 41, 112, 272, 378].into_iter().chain(0..400) {
             if rest.is_empty() {
                 break;
             }

@@ -43,7 +43,7 @@ pub(super) struct Limits {
     reserved: Option<Instant>,
     explaining: AtomicBool,
     work: u64,
-    seed: u64,
+    pub seed: u64,
 }
 
 impl Limits {
@@ -73,6 +73,16 @@ impl Limits {
             explaining: AtomicBool::new(self.explaining.load(Ordering::Relaxed)),
             work: self.work / u64::from(n.max(1)),
             seed: self.seed,
+        }
+    }
+
+    /// The same limits for another search, with other random numbers.
+    pub fn reseeded(&self, again: u64) -> Self {
+        Self {
+            watch: self.watch.clone(),
+            explaining: AtomicBool::new(false),
+            seed: self.seed.wrapping_add(again << 32),
+            ..*self
         }
     }
 
@@ -206,7 +216,7 @@ pub(super) fn improve(model: &Model, budget: u64, found: Vec<Scored>, enough: u6
 }
 
 /// Orders of everything once.
-fn bases(model: &Model) -> Vec<Vec<u32>> {
+pub(super) fn bases(model: &Model) -> Vec<Vec<u32>> {
     let mut bases = vec![model.keep_all()];
     if model.moves.has(Move::ShrinkFirst) {
         bases.push(shrink_first(model));

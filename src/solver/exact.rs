@@ -204,7 +204,8 @@ impl Search<'_> {
                 continue;
             }
             if op.outputs.iter().any(|&v| state.lives(v)) {
-                blocked = true;
+                // What is all there never has to run: it would be dropped for the sake of something else.
+                blocked |= !op.outputs.iter().all(|&v| state.lives(v));
                 continue;
             }
             for pairs in self.takeovers(state, id, &mut blocked) {

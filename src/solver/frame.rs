@@ -1,5 +1,7 @@
 //! What every solver does around its search: prove what is easy, judge by the simulator, report.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use super::auto::{Limits, least_time};
 use super::bound::ranked;
 use super::exact::{self, Found};
@@ -95,7 +97,9 @@ pub(super) struct Frame<'a> {
     pub model: Model<'a>,
     pub limits: Limits,
     /// No plan is faster.
-    pub least: u64,
+    least: AtomicU64,
+    /// The [instants](ranked) for the budget; none where it was not asked.
+    instants: Vec<(u64, u32)>,
     /// The peak with everything kept: a budget that suffices every solver.
     pub everything: Bytes,
     /// Orders of units that the options hand in.
@@ -123,7 +127,9 @@ impl<'a> Frame<'a> {
         model.moves = options.moves;
         let limits = Limits::new(&model, options, watch);
         let (everything, starts) = (all.peak, Vec::new());
-        let mut frame = Frame { problem, budget, options, model, limits, least, everything, starts, name, baseline };
+        let (least, instants) = (AtomicU64::new(least), Vec::new());
+        let mut frame =
+            Frame { problem, budget, options, model, limits, least, instants, everything, starts, name, baseline };
         if let Some(proof) = explain::proved(problem, budget) {
             return Ok(proof.outcome(&frame));
         }
@@ -141,7 +147,7 @@ impl<'a> Frame<'a> {
             match exact::solve(problem, budget, options, &|| frame.limits.late()) {
                 Found::Optimal(steps) => {
                     let timeline = simulate(problem, &steps)?;
-                    frame.least = timeline.time.get();
+                    frame.raise(timeline.time.get());
                     return Ok(frame.outcome(steps, &timeline));
                 }
                 Found::Infeasible => {
@@ -156,15 +162,13 @@ impl<'a> Frame<'a> {
             }
         }
         let offloads = offload::possible(problem) && matches!(name, "auto" | "evict");
-        let mut instants = Vec::new();
         if !offload::possible(problem) && !frame.limits.late() {
             frame.limits.watch.phase("bound");
-            instants = ranked(&frame.model, budget.get());
-            match least_time(&frame.model, budget.get(), &instants) {
+            frame.instants = ranked(&frame.model, budget.get());
+            match least_time(&frame.model, budget.get(), &frame.instants) {
                 u64::MAX => return explain::bounded(&frame),
-                least => frame.least = least,
+                least => frame.raise(least),
             }
-            frame.limits.watch.bound(frame.least);
         }
         frame.starts = options.starts.iter().filter_map(|plan| frame.order_of(plan)).collect();
         frame.limits.watch.phase("search");
@@ -181,16 +185,6 @@ impl<'a> Frame<'a> {
             best = mixed(&frame, order.as_deref(), frame.everything, best)?;
         }
         if let Some((steps, timeline)) = best {
-            if name == "auto" && options.prove && !offload::possible(problem) {
-                frame.least = frame.least.max(prove(
-                    &frame.model,
-                    budget,
-                    timeline.time.get(),
-                    &instants,
-                    options,
-                    &frame.limits,
-                ));
-            }
             return Ok(frame.outcome(steps, &timeline));
         }
         explain::search(&frame, order.as_deref())
@@ -200,6 +194,27 @@ impl<'a> Frame<'a> {
     /// it is for another budget.
     pub fn remaining(&self) -> Options {
         Options { time_limit: self.limits.left(), on_progress: None, prove: false, ..self.options.clone() }
+    }
+
+    /// No plan is faster, as far as is proved.
+    pub fn least(&self) -> u64 {
+        self.least.load(Ordering::Relaxed)
+    }
+
+    /// It is proved that no plan is faster.
+    fn raise(&self, least: u64) {
+        let known = self.least.fetch_max(least, Ordering::Relaxed);
+        if known < least {
+            self.limits.watch.bound(least);
+        }
+    }
+
+    /// Let integer programs raise [`Self::least`], not beyond `enough`.
+    pub fn prove(&self, enough: u64) {
+        if self.options.prove && !offload::possible(self.problem) {
+            self.limits.watch.phase("bound");
+            self.raise(prove(&self.model, self.budget, enough, &self.instants, self.options, &self.limits));
+        }
     }
 
     pub fn name(&self) -> &'static str {
@@ -241,7 +256,7 @@ impl<'a> Frame<'a> {
 
     /// A plan within the budget, and whether it is proved that none is faster.
     pub fn outcome(&self, steps: Vec<Step>, timeline: &Timeline) -> Outcome {
-        let (optimal, watch) = (timeline.time.get() <= self.least, &self.limits.watch);
+        let (optimal, watch) = (timeline.time.get() <= self.least(), &self.limits.watch);
         watch.found(timeline.peak.get(), timeline.time.get());
         watch.phase("done");
         let base = self.baseline.time;
@@ -251,7 +266,7 @@ impl<'a> Frame<'a> {
             baseline_peak: self.baseline.peak,
             baseline_time: base,
             overhead: overhead(timeline.time.get(), base.get()),
-            lower_bound: overhead(self.least, base.get()),
+            lower_bound: overhead(self.least(), base.get()),
             status: if optimal { Status::Optimal } else { Status::Feasible },
         };
         Outcome::of(Plan::new(&self.problem.graph, self.budget, self.name, steps, predicted))

@@ -54,7 +54,7 @@ pub(super) fn mixed(frame: &Frame, order: Option<&[u32]>, peak: Bytes, best: Opt
     found.extend(pofo::candidates(frame)?);
     found.sort_by_key(|c| (c.judged.1.time, c.judged.1.peak));
     if let Some(first) = found.first() {
-        let enough = frame.least;
+        let enough = frame.least();
         let mut lanes: Vec<Lane> = (0..LANES)
             .map(|lane| Lane {
                 rng: Rng::new(frame.options.seed.wrapping_mul(7_368_787).wrapping_add(lane as u64)),

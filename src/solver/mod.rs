@@ -11,6 +11,7 @@ mod bound;
 mod chain;
 #[cfg(feature = "highs")]
 mod checkmate;
+mod demand;
 mod evict;
 mod exact;
 mod explain;

@@ -20,6 +20,8 @@ pub enum Move {
     Closure,
     /// Start from the table over blocks of a chain.
     Chain,
+    /// Start from orders that drop and make again on demand.
+    Demand,
     /// Start from plans for somewhat smaller budgets.
     Smaller,
     /// Keep again what fits after an eviction.
@@ -48,7 +50,7 @@ pub enum Move {
 
 impl Move {
     /// Every move there is.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Rules,
         Self::Care,
         Self::Keep,
@@ -56,6 +58,7 @@ impl Move {
         Self::ShrinkFirst,
         Self::Closure,
         Self::Chain,
+        Self::Demand,
         Self::Smaller,
         Self::GiveBack,
         Self::QuickLook,

@@ -1,10 +1,11 @@
 //! The solvers by name.
 
-use super::auto::{Scored, best_first, closure_starts, construct, improve};
+use super::auto::{Limits, Scored, bases, best_first, closure_starts, construct, improve};
 use super::balanced::Balanced;
 use super::chain;
 #[cfg(feature = "highs")]
 use super::checkmate::{Checkmate, CheckmateLp};
+use super::demand;
 use super::frame::Frame;
 #[cfg(feature = "highs")]
 use super::hierarchical::Hierarchical;
@@ -63,6 +64,13 @@ pub fn by_name(name: &str) -> Result<Box<dyn Solver>> {
     found.ok_or_else(|| Error::UnknownSolver { name: name.to_owned(), known: names().join(", ") })
 }
 
+/// Orders made on demand by rules drawn at random.
+const RANDOM: usize = 8;
+/// Of all orders made on demand so many are gone on with.
+const BEST: usize = 8;
+/// Times that the best is improved again at most.
+const AGAIN: u64 = 20;
+
 /// The default: the best of all heuristics by exact simulation, then improved.
 struct Auto;
 
@@ -95,6 +103,10 @@ impl Solver for Auto {
                     if moves.has(Move::Chain) {
                         starts.extend(chain::orders(model, budget));
                     }
+                    if moves.has(Move::Demand) && !model.is_large() {
+                        let made = demand::orders(model, &bases(model), budget, RANDOM, limits);
+                        starts.extend(made.into_iter().take(BEST).map(|(order, _)| order));
+                    }
                     if moves.has(Move::Smaller) {
                         starts.extend(smaller_budgets(frame));
                     }
@@ -102,14 +114,49 @@ impl Solver for Auto {
                 }
                 best_first(&mut found, budget);
             }
-            limits.watch.phase("improve");
-            let best = improve(model, budget, found, frame.least, limits).into_iter().next();
-            limits.watch.phase("windows");
-            #[cfg(feature = "highs")]
-            let best = best.map(|best| window::refine(model, budget, best, frame.least, limits, options));
-            Ok(best.map(|(order, _)| order))
+            let Some(best) = refined(frame, found, limits) else { return Ok(None) };
+            if best.1.peak <= budget {
+                frame.prove(best.1.time);
+            }
+            Ok(Some(further(frame, best).0))
         })
     }
+}
+
+/// The best of what is found, improved.
+fn refined(frame: &Frame, found: Vec<Scored>, limits: &Limits) -> Option<Scored> {
+    let (model, budget) = (&frame.model, frame.budget.get());
+    limits.watch.phase("improve");
+    let best = improve(model, budget, found, frame.least(), limits).into_iter().next()?;
+    #[cfg(feature = "highs")]
+    let best = {
+        limits.watch.phase("windows");
+        window::refine(model, budget, best, frame.least(), limits, frame.options)
+    };
+    Some(best)
+}
+
+/// Improve `best` again from other random numbers, while there is time and it helps. (A node limit
+/// is used up by then; and who wants no bounds wants a plan soon.)
+fn further(frame: &Frame, mut best: Scored) -> Scored {
+    let budget = frame.budget.get();
+    if frame.options.node_limit.is_some() || !frame.options.prove {
+        return best;
+    }
+    let mut idle = 0;
+    for again in 1..=AGAIN {
+        let proved = best.1.peak <= budget && best.1.time <= frame.least();
+        if proved || idle == 2 || frame.limits.spent(9) || frame.limits.late() {
+            break;
+        }
+        idle += 1;
+        if let Some(better) = refined(frame, vec![best.clone()], &frame.limits.reseeded(again))
+            && better.1.rank(budget) < best.1.rank(budget)
+        {
+            (best, idle) = (better, 0);
+        }
+    }
+    best
 }
 
 /// Orders for the next smaller budgets of a grid that depends on the problem alone: what fits
@@ -132,7 +179,7 @@ fn smaller_budgets(frame: &Frame) -> Vec<Vec<u32>> {
         let budget = low + k * step;
         let mut found = construct(model, budget, closure_starts(model, budget), true, limits);
         if small {
-            found = improve(model, budget, found, frame.least, &limits.part(2 * rungs));
+            found = improve(model, budget, found, frame.least(), &limits.part(2 * rungs));
         }
         orders.extend(found.into_iter().take(2).map(|(order, _)| order));
     }
@@ -141,7 +188,7 @@ fn smaller_budgets(frame: &Frame) -> Vec<Vec<u32>> {
 
 /// The best that improvement makes of `found`.
 fn improved(frame: &Frame, found: Vec<Scored>) -> Option<Vec<u32>> {
-    let all = improve(&frame.model, frame.budget.get(), found, frame.least, &frame.limits);
+    let all = improve(&frame.model, frame.budget.get(), found, frame.least(), &frame.limits);
     all.into_iter().next().map(|(order, _)| order)
 }
 
