@@ -31,17 +31,20 @@ pub(super) struct Taste {
     pub bytes: f64,
     /// Size of the random factor.
     pub noise: f64,
+    /// What is among the outputs, or takes very long to make again, stays even where there is no
+    /// room for it: it would come back beside all that it is made from.
+    pub firm: bool,
 }
 
 impl Taste {
     pub const ALL: [Self; 7] = [
-        Self { cost: 0.0, gap: 1.0, bytes: 0.0, noise: 0.0 },
-        Self { cost: 0.1, gap: 1.0, bytes: 0.1, noise: 0.0 },
-        Self { cost: 0.5, gap: 2.0, bytes: 0.5, noise: 0.0 },
-        Self { cost: 1.0, gap: 1.0, bytes: 1.0, noise: 0.0 },
-        Self { cost: 1.0, gap: 0.5, bytes: 1.0, noise: 0.0 },
-        Self { cost: 0.5, gap: 1.0, bytes: 1.0, noise: 0.0 },
-        Self { cost: 1.0, gap: 0.25, bytes: 0.7, noise: 0.0 },
+        Self { cost: 0.0, gap: 1.0, bytes: 0.0, noise: 0.0, firm: true },
+        Self { cost: 0.1, gap: 1.0, bytes: 0.1, noise: 0.0, firm: true },
+        Self { cost: 0.5, gap: 2.0, bytes: 0.5, noise: 0.0, firm: true },
+        Self { cost: 1.0, gap: 1.0, bytes: 1.0, noise: 0.0, firm: true },
+        Self { cost: 1.0, gap: 0.5, bytes: 1.0, noise: 0.0, firm: true },
+        Self { cost: 0.5, gap: 1.0, bytes: 1.0, noise: 0.0, firm: true },
+        Self { cost: 1.0, gap: 0.25, bytes: 0.7, noise: 0.0, firm: true },
     ];
 
     pub fn random(rng: &mut Rng) -> Self {
@@ -51,6 +54,7 @@ impl Taste {
             gap: pick(rng, &[0.1, 0.25, 0.5, 1.0, 1.5, 2.0]),
             bytes: pick(rng, &[0.5, 0.8, 1.0, 1.2]),
             noise: pick(rng, &[0.0, 0.2, 0.5]),
+            firm: rng.below(2) == 0,
         }
     }
 }
@@ -75,11 +79,9 @@ struct Room<'a, 'm> {
     live: Vec<bool>,
     locks: Vec<u32>,
     noise: Vec<f64>,
-    /// Items that must be there at the end. They stay: making the first gradients again at the end
-    /// takes the whole backward part, beside all the others.
+    /// Items that stay.
     lasts: Vec<bool>,
-    /// What takes longer to make again stays, even where there is no room for it: it would come
-    /// back beside all that it is made from.
+    /// What takes longer to make again stays.
     dearest: u64,
     /// Bytes of what is there.
     bytes: u64,
@@ -140,7 +142,8 @@ pub(super) fn order(
     let noise = model.items.iter().map(|_| (taste.noise * (rng.unit() * 2.0 - 1.0)).exp()).collect();
     let mut lasts = vec![false; model.items.len()];
     let end = model.units.last().map_or(&[][..], |end| &end.reads);
-    end.iter().for_each(|&s| lasts[s as usize] = true);
+    end.iter().for_each(|&s| lasts[s as usize] = taste.firm);
+    let half = model.units.iter().map(|unit| unit.time).sum::<u64>() / 2;
     let mut room = Room {
         model,
         budget,
@@ -151,7 +154,7 @@ pub(super) fn order(
         locks: vec![0; model.items.len()],
         noise,
         lasts,
-        dearest: model.units.iter().map(|unit| unit.time).sum::<u64>() / 2,
+        dearest: if taste.firm { half } else { u64::MAX },
         bytes: model.resident,
         ran: vec![false; model.units.len()],
         uses,

@@ -98,7 +98,8 @@ impl Solver for Auto {
                 // In large graphs the plain rules first: closures take long there.
                 let starts = if model.is_large() { Vec::new() } else { closure_starts(model, budget) };
                 found.extend(construct(model, budget, starts, true, limits));
-                if !limits.pressed() {
+                best_first(&mut found, budget);
+                if !fits(&found) || !limits.pressed() {
                     let mut starts = if model.is_large() { closure_starts(model, budget) } else { Vec::new() };
                     if moves.has(Move::Chain) {
                         starts.extend(chain::orders(model, budget));
