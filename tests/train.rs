@@ -3,8 +3,10 @@
 mod common;
 
 use common::{Bits, Measured, alone, plain, planned, settings, small};
-use plimsoll::Budget;
+use plimsoll::cost::{Problem, Roofline};
+use plimsoll::solver::{self, Options};
 use plimsoll::zoo::{self, Settings};
+use plimsoll::{Budget, Bytes};
 
 #[global_allocator]
 static ALLOCATOR: plimsoll::alloc::Counting = plimsoll::alloc::Counting;
@@ -137,10 +139,11 @@ fn table_at_default_sizes() {
     }
 }
 
-struct Problem;
+/// The problem of a model's step, with measured times or those of a roofline, which are the same in every run.
+struct ProblemOf(Option<Roofline>);
 
-impl zoo::ZooVisitor for Problem {
-    type Output = plimsoll::cost::Problem;
+impl zoo::ZooVisitor for ProblemOf {
+    type Output = Problem;
 
     fn visit<M: zoo::ZooModel>(
         self,
@@ -150,49 +153,92 @@ impl zoo::ZooVisitor for Problem {
     ) -> Self::Output {
         let device = model.devices()[0].clone();
         let model = plimsoll::Rematerialize::with_settings(model, settings(Budget::Unlimited));
-        model.problem(batch(0, &device), |m: &M, inputs| m.batch_loss(inputs)).unwrap()
+        let (inputs, step) = (batch(0, &device), |m: &M, inputs| m.batch_loss(inputs));
+        match self.0 {
+            None => model.problem(inputs, step).unwrap(),
+            Some(roofline) => model.problem_on(&roofline, inputs, step).unwrap(),
+        }
     }
 }
 
-/// Twenty budgets for each of some models, each planned by itself: more is never slower.
-fn assert_monotone(models: &[&str], limit: plimsoll::solver::Options) {
-    for name in models {
-        let device = burn::tensor::Device::flex().autodiff();
-        let problem = zoo::with_model(name, &small(name), &device, 7, Problem).unwrap();
-        let peak = plimsoll::solver::baseline(&problem).1.peak.get();
-        let mut best = u64::MAX;
-        let mut planned = 0;
-        for twentieth in 1..=20 {
-            let budget = plimsoll::Bytes(peak / 20 * twentieth + if twentieth == 20 { peak % 20 } else { 0 });
-            let Ok(plan) = plimsoll::solver::plan(&problem, budget, "auto", &limit) else { continue };
-            let time = plan.predicted.time.get();
-            assert!(time <= best, "{name}: {time} ns at {budget}, but {best} ns at less");
-            best = time;
-            planned += 1;
-        }
-        println!("{name:10} {planned} of 20 budgets planned, none slower than a smaller one");
-        assert!(planned >= 4, "{name}");
-    }
+fn problem_of(name: &str, roofline: Option<&str>) -> Problem {
+    let device = burn::tensor::Device::flex().autodiff();
+    let roofline = roofline.map(|it| it.parse().unwrap());
+    zoo::with_model(name, &small(name), &device, 7, ProblemOf(roofline)).unwrap()
+}
+
+/// Twentieths of the peak with everything kept.
+fn twenty_budgets(problem: &Problem) -> Vec<Bytes> {
+    let peak = solver::baseline(problem).1.peak.get();
+    (1..=20).map(|k| Bytes((u128::from(peak) * k / 20) as u64)).collect()
 }
 
 /// What a wrapped module plans with, without the search for a budget that suffices where one does not.
-fn training() -> plimsoll::solver::Options {
-    plimsoll::solver::Options { prove: false, search_minimum: false, ..Default::default() }
+fn training() -> Options {
+    Options { prove: false, search_minimum: false, ..Options::default() }
+}
+
+/// The times of a sweep over twenty budgets, which never grow.
+fn assert_sweep_is_monotone(name: &str, problem: &Problem, options: &Options) {
+    let points = solver::sweep(problem, &twenty_budgets(problem), "auto", options).unwrap();
+    let mut best = u64::MAX;
+    let mut planned = 0;
+    for point in &points {
+        match point.outcome.plan() {
+            Some(plan) => {
+                let time = plan.predicted.time.get();
+                assert!(time <= best, "{name}: {time} ns at {}, but {best} ns at less", point.budget);
+                (best, planned) = (time, planned + 1);
+            }
+            None => assert_eq!(planned, 0, "{name}: no plan at {}, but one at less", point.budget),
+        }
+    }
+    println!("{name:10} {planned} of 20 budgets planned, none slower than a smaller one");
+    assert!(planned >= 4, "{name}");
+}
+
+/// How much slower, at worst, a budget's plan is than one for less, each planned by itself.
+fn worst_step_back(problem: &Problem, options: &Options) -> (f64, usize) {
+    let (mut best, mut worst, mut planned) = (u64::MAX, 0.0f64, 0);
+    for budget in twenty_budgets(problem) {
+        let Ok(plan) = solver::plan(problem, budget, "auto", options) else { continue };
+        let time = plan.predicted.time.get();
+        worst = worst.max(time as f64 / best as f64 - 1.0);
+        best = best.min(time);
+        planned += 1;
+    }
+    (worst, planned)
 }
 
 #[test]
 fn more_budget_is_never_slower() {
-    let _alone = alone();
-    assert_monotone(&["unet", "mixer", "fno"], training());
+    let limited = Options { node_limit: Some(200), time_limit: std::time::Duration::from_secs(600), ..training() };
+    for name in ["unet", "mixer", "fno", "outputs"] {
+        let problem = problem_of(name, Some("10e12,200e9"));
+        assert_sweep_is_monotone(name, &problem, &limited);
+        let (worst, planned) = worst_step_back(&problem, &limited);
+        println!("{name:10} by themselves {planned} planned, at worst {:.3} % slower than for less", worst * 100.0);
+        assert!(planned >= 4 && worst <= 0.0, "{name}: {worst}");
+    }
 }
 
 #[test]
-#[ignore = "takes minutes: every model of the zoo"]
+#[ignore = "takes minutes: every model of the zoo, measured"]
 fn more_budget_is_never_slower_on_any_model() {
     let _alone = alone();
     // `PLIMSOLL_MODELS`: only these, separated by commas.
     let only = std::env::var("PLIMSOLL_MODELS").ok();
-    let mut models: Vec<&str> = zoo::models().iter().map(|spec| spec.name).collect();
-    models.retain(|name| only.as_ref().is_none_or(|only| only.split(',').any(|it| it == *name)));
-    assert_monotone(&models, training());
+    for spec in zoo::models() {
+        if only.as_ref().is_some_and(|only| only.split(',').all(|it| it != spec.name)) {
+            continue;
+        }
+        let problem = problem_of(spec.name, None);
+        assert_sweep_is_monotone(spec.name, &problem, &training());
+        let (worst, planned) = worst_step_back(&problem, &training());
+        println!(
+            "{:10} by themselves {planned} planned, at worst {:.3} % slower than for less",
+            spec.name,
+            worst * 100.0
+        );
+    }
 }
