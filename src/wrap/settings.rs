@@ -1,15 +1,18 @@
 //! How a wrapped module plans and runs.
 
+use std::any::Any;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(feature = "cubecl")]
+use burn_cubecl::CubeBackend;
 use burn_flex::Flex;
 use burn_router::CustomOpRegistry;
 
 use super::binding::ModuleState;
-use crate::runtime::flex_custom_ops;
+use crate::runtime::Target;
 use crate::units::{Budget, Bytes};
 
 /// When the closure of a step is traced again although its plan is at hand.
@@ -28,7 +31,7 @@ pub enum Retrace {
     Never,
 }
 
-type CustomOps = Arc<dyn Fn(&mut CustomOpRegistry<Flex>) + Send + Sync>;
+type CustomOps<B> = Arc<dyn Fn(&mut CustomOpRegistry<B>) + Send + Sync>;
 
 /// How a wrapped module plans and runs; see each method for its default.
 #[derive(Clone)]
@@ -43,7 +46,9 @@ pub struct Settings {
     pub(super) profile_directory: Option<PathBuf>,
     pub(super) retrace: Retrace,
     pub(super) quiet: bool,
-    custom_ops: CustomOps,
+    custom_ops: CustomOps<Flex>,
+    #[cfg(feature = "cubecl")]
+    cube_custom_ops: CustomOps<CubeBackend>,
 }
 
 impl Settings {
@@ -130,19 +135,36 @@ impl Settings {
         self
     }
 
+    /// The same for CubeCL devices.
+    #[cfg(feature = "cubecl")]
+    pub fn cube_custom_ops(
+        mut self,
+        register: impl Fn(&mut CustomOpRegistry<CubeBackend>) + Send + Sync + 'static,
+    ) -> Self {
+        self.cube_custom_ops = Arc::new(register);
+        self
+    }
+
     /// The budget.
     pub fn budget(&self) -> Budget {
         self.budget
     }
 
-    pub(super) fn handlers(&self) -> CustomOpRegistry<Flex> {
-        let mut registry = flex_custom_ops();
-        (self.custom_ops)(&mut registry);
+    pub(super) fn handlers<B: Target>(&self) -> CustomOpRegistry<B> {
+        let mut registry = B::custom_ops();
+        let any: &mut dyn Any = &mut registry;
+        if let Some(flex) = any.downcast_mut::<CustomOpRegistry<Flex>>() {
+            (self.custom_ops)(flex);
+        }
+        #[cfg(feature = "cubecl")]
+        if let Some(cube) = any.downcast_mut::<CustomOpRegistry<CubeBackend>>() {
+            (self.cube_custom_ops)(cube);
+        }
         registry
     }
 
     /// Bytes held all the time beside the step: optimizer state, accumulated gradients.
-    pub(super) fn held_bytes(&self, state: &ModuleState) -> Bytes {
+    pub(super) fn held_bytes<B: Target>(&self, state: &ModuleState<B>) -> Bytes {
         let (elements, bytes) = state.trained();
         let accumulated = if self.accumulate { bytes } else { 0 };
         Bytes((elements as f64 * self.optimizer_bytes) as u64 + accumulated)

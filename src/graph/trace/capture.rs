@@ -201,7 +201,11 @@ impl SurveyVisitor {
 
     /// The earlier tensor that shares this one's leaf, if there is one.
     fn leaf<const D: usize>(&mut self, tensor: Tensor<D>) -> Option<usize> {
-        let node = tensor.try_into_primitive::<Autodiff<Flex>>().ok()?.id();
+        #[cfg(feature = "cubecl")]
+        let on_cube = tensor.clone().try_into_primitive::<Autodiff<burn_cubecl::CubeBackend>>().ok().map(|t| t.id());
+        #[cfg(not(feature = "cubecl"))]
+        let on_cube = None;
+        let node = on_cube.or_else(|| Some(tensor.try_into_primitive::<Autodiff<Flex>>().ok()?.id()))?;
         let known = self.leaves.iter().find(|(other, _)| *other == node).map(|&(_, index)| index);
         if known.is_none() {
             self.leaves.push((node, self.tensors.len()));
