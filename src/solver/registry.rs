@@ -68,6 +68,8 @@ pub fn by_name(name: &str) -> Result<Box<dyn Solver>> {
 const RANDOM: usize = 8;
 /// Of all orders made on demand so many are gone on with.
 const BEST: usize = 8;
+/// Times that more orders are made on demand where nothing fits.
+const TIGHT: u64 = 8;
 /// Times that the best is improved again at most.
 const AGAIN: u64 = 20;
 
@@ -114,6 +116,15 @@ impl Solver for Auto {
                     found.extend(construct(model, budget, starts, false, limits));
                 }
                 best_first(&mut found, budget);
+                for again in 1..=TIGHT {
+                    if fits(&found) || model.is_large() || !moves.has(Move::Demand) || limits.spent(3) {
+                        break;
+                    }
+                    let made = demand::orders(model, &bases(model), budget, 2 * RANDOM, &limits.reseeded(again));
+                    let starts = made.into_iter().take(BEST).map(|(order, _)| order).collect();
+                    found.extend(construct(model, budget, starts, false, limits));
+                    best_first(&mut found, budget);
+                }
             }
             let Some(best) = refined(frame, found, limits) else { return Ok(None) };
             if best.1.peak <= budget {
