@@ -1,7 +1,8 @@
 //! Burn's CubeCL backends: one type for Vulkan, CUDA and the others; the device says which.
 
 use burn::tensor::{Bool, Int, Tensor};
-use burn_backend::{Backend, DType, Shape, TensorData};
+use burn_backend::ops::{BoolTensorOps, FloatTensorOps, IntTensorOps};
+use burn_backend::{Backend, DType, Shape, TensorData, TensorMetadata};
 use burn_cubecl::{CubeBackend, CubeDevice, tensor::CubeTensor};
 use burn_ir::HandleKind;
 use burn_router::CustomOpRegistry;
@@ -20,7 +21,6 @@ impl Target for CubeBackend {
     through_dispatch!();
 
     fn form(handle: &HandleKind<Self>) -> (Shape, DType) {
-        use burn_backend::TensorMetadata;
         let tensor = tensor(handle);
         (tensor.shape(), tensor.dtype)
     }
@@ -55,7 +55,7 @@ impl Target for CubeBackend {
     }
 
     fn of_data(data: TensorData, device: &CubeDevice) -> HandleKind<Self> {
-        match data.dtype {
+        match data.dtype() {
             d if d.is_float() => HandleKind::Float(Self::float_from_data(data, device)),
             d if d.is_bool() => HandleKind::Bool(Self::bool_from_data(data, device)),
             _ => HandleKind::Int(Self::int_from_data(data, device)),

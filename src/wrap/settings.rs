@@ -67,6 +67,8 @@ impl Settings {
             retrace: Retrace::default(),
             quiet: false,
             custom_ops: Arc::new(|_| {}),
+            #[cfg(feature = "cubecl")]
+            cube_custom_ops: Arc::new(|_| {}),
         }
     }
 
