@@ -305,16 +305,27 @@ mod random {
         // Only large graphs evict several at a time.
         let large = problem(0, Shape { once: false, ..Shape::all(4000) });
         let mut rest = Vec::new();
-        for (case, (percent, nodes)) in [(50, 100), (50, 20), (30, 60), (30, 250), (15, 250)].into_iter().enumerate() {
+        for (case, (percent, nodes)) in [(30, 250), (50, 100), (50, 20), (30, 60), (15, 250)].into_iter().enumerate() {
             rest = compare(&large, tight(&large, percent), nodes, &[Move::Batch], case as u64);
         }
         // Where next to nothing can be kept.
-        for seed in 0..40u64 {
+        for seed in [32u64].into_iter().chain(0..40) {
             if !rest.contains(&Move::Demand) {
                 break;
             }
             let problem = series_parallel(seed, 60, true);
             rest = compare(&problem, tight(&problem, 4 + seed % 4 * 3), 1_000, &[Move::Demand], seed);
+        }
+        // Blocks after each other, as in what is trained, where little can be kept.
+        for name in ["gpt-4x256-b8", "unet-3x16-b4"] {
+            let problem = load(name);
+            let (low, high) = (problem.trivial_bound().get(), keep_all_peak(&problem));
+            for percent in 9..20 {
+                if rest.contains(&Move::Chain) {
+                    let budget = Bytes(low + (high - low) * percent / 100);
+                    rest = compare(&problem, budget, 1_000, &[Move::Chain], percent);
+                }
+            }
         }
         // Where they are known to help first.
         for seed in [5u64, 8, 20, 41, 112, 272, 378].into_iter().chain(0..400) {

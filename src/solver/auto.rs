@@ -91,6 +91,11 @@ impl Limits {
         Self { watch: Arc::new(self.watch.unheard()), ..self }
     }
 
+    /// Positions that a whole search may evaluate.
+    pub fn positions(&self) -> u64 {
+        self.work
+    }
+
     /// Whether so much of the time is gone that extras should be left out.
     pub fn pressed(&self) -> bool {
         self.spent(1) || self.watch.cancelled()

@@ -10,8 +10,8 @@
 //! ```
 //!
 //! Where memory is so tight that what is made again has to be dropped again before its next use,
-//! [eviction](super::evict) from a complete order chases the peak from place to place; this never
-//! leaves the budget in the first place.
+//! [eviction](super::evict) from a complete order chases the peak from place to place; this leaves the
+//! budget only where nothing is left to drop.
 
 use rayon::prelude::*;
 
@@ -22,22 +22,22 @@ use super::sim::Sim;
 
 /// How what is dropped is chosen.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Taste {
+struct Taste {
     /// Exponent of the time to make it again.
-    pub cost: f64,
+    cost: f64,
     /// Exponent of the distance to the next use.
-    pub gap: f64,
+    gap: f64,
     /// Exponent of the bytes.
-    pub bytes: f64,
+    bytes: f64,
     /// Size of the random factor.
-    pub noise: f64,
+    noise: f64,
     /// What is among the outputs, or takes very long to make again, stays even where there is no
     /// room for it: it would come back beside all that it is made from.
-    pub firm: bool,
+    firm: bool,
 }
 
 impl Taste {
-    pub const ALL: [Self; 7] = [
+    const ALL: [Self; 7] = [
         Self { cost: 0.0, gap: 1.0, bytes: 0.0, noise: 0.0, firm: true },
         Self { cost: 0.1, gap: 1.0, bytes: 0.1, noise: 0.0, firm: true },
         Self { cost: 0.5, gap: 2.0, bytes: 0.5, noise: 0.0, firm: true },
@@ -47,7 +47,7 @@ impl Taste {
         Self { cost: 1.0, gap: 0.25, bytes: 0.7, noise: 0.0, firm: true },
     ];
 
-    pub fn random(rng: &mut Rng) -> Self {
+    fn random(rng: &mut Rng) -> Self {
         let pick = |rng: &mut Rng, of: &[f64]| of[rng.below(of.len())];
         Self {
             cost: pick(rng, &[0.0, 0.3, 0.6, 1.0, 1.0, 1.5]),
@@ -61,8 +61,8 @@ impl Taste {
 
 /// Hundredths of the room to aim at: a little less leaves the [improvement](super::improve) some.
 const TARGETS: [u64; 2] = [100, 96];
-/// Positions looked at for one order.
-const WORK: u64 = 40_000_000;
+/// Positions looked at for one order, where a node limit does not ask for less.
+const WORK: u64 = 100_000_000;
 /// Never read again.
 const NEVER: u32 = u32::MAX;
 /// Units running for each other at most.
@@ -98,7 +98,8 @@ struct Room<'a, 'm> {
     epoch: u32,
     seen: Vec<u32>,
     stack: Vec<u32>,
-    pub work: u64,
+    /// Positions looked at.
+    work: u64,
 }
 
 /// Orders for `budget` bytes from each base, of several tastes and `random` more; the best first.
@@ -108,9 +109,10 @@ pub(super) fn orders(model: &Model, bases: &[Vec<u32>], budget: u64, random: usi
     let drawn = (0..random).map(|_| (Taste::random(&mut rng), rng.next()));
     let all: Vec<(Taste, u64, u64)> =
         fixed.chain(drawn).flat_map(|(taste, seed)| TARGETS.map(|part| (taste, seed, part))).collect();
+    let most = limits.positions().saturating_mul(4).min(WORK);
     let from = |(base, (taste, seed, part)): (&Vec<u32>, (Taste, u64, u64))| {
         let target = model.resident + budget.saturating_sub(model.resident) / 100 * part;
-        let stop = |work| work > WORK || limits.late();
+        let stop = |work| work > most || limits.late();
         let mut order = order(model, base, target, taste, &mut Rng::new(seed), &stop)?;
         let mut sim = Sim::default();
         sim.prune(model, &mut order);
@@ -126,7 +128,7 @@ pub(super) fn orders(model: &Model, bases: &[Vec<u32>], budget: u64, random: usi
 /// An order of `budget` bytes if that is possible for this taste; where it is not, an order that
 /// comes near. `None` where what was made again kept pushing out what it was made for, or `late`
 /// says of the work done that it is enough.
-pub(super) fn order(
+fn order(
     model: &Model,
     base: &[u32],
     budget: u64,
@@ -244,18 +246,20 @@ impl Room<'_, '_> {
                 continue;
             }
             let next = self.wanted[s as usize].min(self.guards[s as usize]);
-            let worth = match self.again(s).filter(|&(time, _)| time <= self.dearest) {
-                _ if next == NEVER => 0.0,
-                // Nobody reads it, but what is live is made from it: the last resort.
-                None if self.wanted[s as usize] == NEVER => f64::MAX,
-                None => continue,
-                Some(_) if unit.writes.contains(&s) => continue,
-                Some((time, _)) => {
-                    let gap = f64::from(next.saturating_sub(self.at).max(1));
-                    let taste = self.taste;
-                    ((time as f64).max(1.0).powf(taste.cost) * self.noise[s as usize])
-                        / ((item.bytes as f64).powf(taste.bytes) * gap.powf(taste.gap))
-                }
+            let worth = match next {
+                NEVER => 0.0,
+                _ => match self.again(s).filter(|&(time, _)| time <= self.dearest) {
+                    // Nobody reads it, but what is live is made from it: the last resort.
+                    None if self.wanted[s as usize] == NEVER => f64::MAX,
+                    None => continue,
+                    Some(_) if unit.writes.contains(&s) => continue,
+                    Some((time, _)) => {
+                        let gap = f64::from(next.saturating_sub(self.at).max(1));
+                        let taste = self.taste;
+                        ((time as f64).max(1.0).powf(taste.cost) * self.noise[s as usize])
+                            / ((item.bytes as f64).powf(taste.bytes) * gap.powf(taste.gap))
+                    }
+                },
             };
             offers.push((worth.to_bits(), s));
         }
@@ -274,10 +278,10 @@ impl Room<'_, '_> {
         }
     }
 
-    /// Fill `wanted` with what comes after `unit`, which is about to run, for the first time or again.
+    /// Fill `wanted` and `guards` with what comes after `unit`, which is about to run, for the first time or again.
     fn want(&mut self, unit: u32, again: bool) {
         let model = self.model;
-        self.work += model.units.len() as u64 / 4;
+        self.work += (model.units.len() + model.items.len()) as u64;
         let skip = usize::from(!again);
         let first = |s: usize| {
             let uses = &self.uses[s][self.past[s]..];
@@ -287,34 +291,24 @@ impl Room<'_, '_> {
         let mut wanted = std::mem::take(&mut self.wanted);
         wanted.clear();
         wanted.extend((0..model.items.len()).map(first));
-        for (other, _) in self.ran.iter().enumerate().rev().filter(|&(other, ran)| *ran && other != unit as usize) {
-            let unit = &model.units[other];
-            let gone = unit.writes.iter().filter(|&&s| !self.live[s as usize]).map(|&s| wanted[s as usize]);
-            if let Some(next) = gone.min().filter(|&next| next != NEVER) {
-                unit.reads.iter().for_each(|&s| wanted[s as usize] = wanted[s as usize].min(next));
-            }
-        }
-        self.wanted = wanted;
-        // What larger things that are live are made from.
         let mut guards = std::mem::take(&mut self.guards);
         guards.clear();
         guards.resize(model.items.len(), NEVER);
+        // What is read comes before its readers, so what they say of it is complete.
         for (other, _) in self.ran.iter().enumerate().rev().filter(|&(other, ran)| *ran && other != unit as usize) {
             let unit = &model.units[other];
-            for &y in &unit.writes {
-                let live = self.live[y as usize];
-                let next = if live { self.wanted[y as usize] } else { guards[y as usize] };
-                if next == NEVER {
-                    continue;
-                }
-                for &s in &unit.reads {
-                    if model.items[s as usize].bytes * 2 <= model.items[y as usize].bytes {
-                        guards[s as usize] = guards[s as usize].min(next);
-                    }
+            let gone = unit.writes.iter().filter(|&&s| !self.live[s as usize]).map(|&s| wanted[s as usize]);
+            let next = gone.min().unwrap_or(NEVER);
+            unit.reads.iter().for_each(|&s| wanted[s as usize] = wanted[s as usize].min(next));
+            for &made in &unit.writes {
+                let next = if self.live[made as usize] { wanted[made as usize] } else { guards[made as usize] };
+                let small = |&&s: &&u32| model.items[s as usize].bytes * 2 <= model.items[made as usize].bytes;
+                for &s in unit.reads.iter().filter(small) {
+                    guards[s as usize] = guards[s as usize].min(next);
                 }
             }
         }
-        self.guards = guards;
+        (self.wanted, self.guards) = (wanted, guards);
     }
 
     /// Time to make an item again with all that is gone, and the largest footprint among that;

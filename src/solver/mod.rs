@@ -92,7 +92,8 @@ pub struct Options {
     /// outcome names the smallest that came up.
     pub search_minimum: bool,
     /// Whether `auto`, once it has a plan, spends up to a fifth of the time on a stronger lower bound
-    /// ([`strongest_bound`]). Without, the bound is that of one instant.
+    /// ([`strongest_bound`]) and, without a node limit, what is left on improving the plan further. Without, the
+    /// bound is that of one instant and the plan is there sooner.
     pub prove: bool,
     /// What searches may do: all, except in tests.
     #[doc(hidden)]

@@ -106,22 +106,20 @@ impl Solver for Auto {
                     if moves.has(Move::Chain) {
                         starts.extend(chain::orders(model, budget));
                     }
-                    if moves.has(Move::Demand) && !model.is_large() {
-                        let made = demand::orders(model, &bases(model), budget, RANDOM, limits);
-                        starts.extend(made.into_iter().take(BEST).map(|(order, _)| order));
-                    }
+                    starts.extend(on_demand(frame, RANDOM, limits));
                     if moves.has(Move::Smaller) {
                         starts.extend(smaller_budgets(frame));
                     }
                     found.extend(construct(model, budget, starts, false, limits));
                 }
                 best_first(&mut found, budget);
-                for again in 1..=TIGHT {
-                    if fits(&found) || model.is_large() || !moves.has(Move::Demand) || limits.spent(3) {
+                // A node limit is for one round.
+                let rounds = if frame.options.node_limit.is_some() { 0 } else { TIGHT };
+                for again in 1..=rounds {
+                    if fits(&found) || limits.spent(3) {
                         break;
                     }
-                    let made = demand::orders(model, &bases(model), budget, 2 * RANDOM, &limits.reseeded(again));
-                    let starts = made.into_iter().take(BEST).map(|(order, _)| order).collect();
+                    let starts = on_demand(frame, 2 * RANDOM, &limits.reseeded(again));
                     found.extend(construct(model, budget, starts, false, limits));
                     best_first(&mut found, budget);
                 }
@@ -133,6 +131,16 @@ impl Solver for Auto {
             Ok(Some(further(frame, best).0))
         })
     }
+}
+
+/// The best of the orders made on demand; none in large graphs, where they take too long.
+fn on_demand(frame: &Frame, random: usize, limits: &Limits) -> Vec<Vec<u32>> {
+    let model = &frame.model;
+    if model.is_large() || !model.moves.has(Move::Demand) {
+        return Vec::new();
+    }
+    let made = demand::orders(model, &bases(model), frame.budget.get(), random, limits);
+    made.into_iter().take(BEST).map(|(order, _)| order).collect()
 }
 
 /// The best of what is found, improved.
