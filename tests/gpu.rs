@@ -7,8 +7,9 @@ mod common;
 
 use burn::tensor::Device;
 use common::{Bits, Plain, Planned, alone, settings, small};
-use plimsoll::Budget;
+use plimsoll::plan::Step;
 use plimsoll::zoo;
+use plimsoll::{Budget, Bytes};
 
 /// The device, if there is one.
 fn device() -> Option<Device> {
@@ -53,5 +54,23 @@ fn zoo_models_train_identically_on_the_device() {
             }
             assert_same(name, &want, &got);
         }
+    }
+}
+
+#[test]
+fn offloaded_activations_come_back_as_they_were() {
+    let _alone = alone();
+    let Some(device) = device() else { return };
+    for name in ["gpt", "resnet", "frozen"] {
+        let model = small(name);
+        let (want, _) = zoo::with_model(name, &model, &device, 7, Plain { steps: 2 }).unwrap();
+        let settings = settings(Budget::percent(75.0)).host_memory(Bytes(1 << 30));
+        let (got, measured, plan) = zoo::with_model(name, &model, &device, 7, Planned { steps: 2, settings })
+            .unwrap()
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        let moved = plan.steps.iter().filter(|step| matches!(step, Step::Offload(_))).count();
+        println!("{name}: {moved} tensors are moved; {:?}", measured[1].report);
+        assert!(moved > 0, "{name}: nothing is moved");
+        assert_same(name, &want, &got);
     }
 }

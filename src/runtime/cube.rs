@@ -1,14 +1,18 @@
 //! Burn's CubeCL backends: one type for Vulkan, CUDA and the others; the device says which.
 
+use std::time::{Duration, Instant};
+
 use burn::tensor::{Bool, Int, Tensor};
-use burn_backend::ops::{BoolTensorOps, FloatTensorOps, IntTensorOps};
+use burn_backend::ops::{BoolTensorOps, FloatTensorOps, IntTensorOps, QTensorOps};
 use burn_backend::{Backend, DType, Shape, TensorData, TensorMetadata};
 use burn_cubecl::{CubeBackend, CubeDevice, tensor::CubeTensor};
 use burn_ir::HandleKind;
 use burn_router::CustomOpRegistry;
 use burn_std::Metadata;
+use burn_std::reader::try_read_sync;
 
 use super::target::{Place, Target, Usage, filled, handle_of, parse_layout, through_dispatch};
+use crate::cost::Link;
 use crate::units::Bytes;
 
 fn tensor(handle: &HandleKind<CubeBackend>) -> &CubeTensor {
@@ -17,7 +21,19 @@ fn tensor(handle: &HandleKind<CubeBackend>) -> &CubeTensor {
     }
 }
 
+/// Bytes moved to measure the link.
+const MOVED: usize = 1 << 24;
+
+fn rate(bytes: usize, times: &mut [Duration]) -> u64 {
+    times.sort_unstable();
+    let seconds = times[times.len() / 2].as_secs_f64().max(1e-9);
+    (bytes as f64 / seconds) as u64
+}
+
 impl Target for CubeBackend {
+    // In pinned memory where the runtime has such.
+    type Host = TensorData;
+
     through_dispatch!();
 
     fn form(handle: &HandleKind<Self>) -> (Shape, DType) {
@@ -82,6 +98,39 @@ impl Target for CubeBackend {
         Some(handle_of!(dtype, it))
     }
 
+    fn to_host(handle: HandleKind<Self>) -> Result<TensorData, String> {
+        let data = match handle {
+            HandleKind::Float(t) => try_read_sync(Self::float_into_data(t)),
+            HandleKind::Int(t) => try_read_sync(Self::int_into_data(t)),
+            HandleKind::Bool(t) => try_read_sync(Self::bool_into_data(t)),
+            HandleKind::Quantized(t) => try_read_sync(Self::q_into_data(t)),
+        };
+        let data = data.ok_or("this platform cannot wait for its device")?.map_err(|e| format!("{e:?}"))?;
+        // The read may be put off until somebody looks; the buffer would stay until then.
+        std::hint::black_box(data.as_bytes().first());
+        Ok(data)
+    }
+
+    fn from_host(host: TensorData, device: &CubeDevice) -> HandleKind<Self> {
+        Self::of_data(host, device)
+    }
+
+    fn link(device: &CubeDevice) -> Option<Link> {
+        let (mut there, mut back) = (Vec::new(), Vec::new());
+        for _ in 0..5 {
+            let data = TensorData::from_bytes(filled(DType::F32, MOVED / 4, 0.5), [MOVED / 4], DType::F32);
+            Self::settle(device);
+            let start = Instant::now();
+            let tensor = Self::of_data(data, device);
+            Self::settle(device);
+            there.push(start.elapsed());
+            let start = Instant::now();
+            Self::to_host(tensor).ok()?;
+            back.push(start.elapsed());
+        }
+        Some(Link { d2h_bytes_per_s: rate(MOVED, &mut back), h2d_bytes_per_s: rate(MOVED, &mut there) })
+    }
+
     fn custom_ops() -> CustomOpRegistry<Self> {
         let mut registry = CustomOpRegistry::new();
         burn::signal::register_fft_ops::<Self>(&mut registry);
@@ -108,6 +157,7 @@ impl Target for CubeBackend {
         format!("{} 0.22.1, {device:?}", Self::name(device))
     }
 
+    const IN_HEAP: bool = false;
     // Handles lie in host memory.
     const TENSOR_BYTES: Bytes = Bytes::ZERO;
     const VIEW_BYTES: Bytes = Bytes::ZERO;

@@ -8,6 +8,7 @@ use burn_router::CustomOpRegistry;
 
 use super::target::{Place, Target, Usage, filled, handle_of, parse_layout, through_dispatch};
 use crate::alloc;
+use crate::cost::Link;
 use crate::units::Bytes;
 
 fn tensor(handle: &HandleKind<Flex>) -> &FlexTensor {
@@ -18,6 +19,9 @@ fn tensor(handle: &HandleKind<Flex>) -> &FlexTensor {
 }
 
 impl Target for Flex {
+    // Set aside is where it was: host memory is the device's.
+    type Host = HandleKind<Self>;
+
     through_dispatch!();
 
     fn form(handle: &HandleKind<Self>) -> (Shape, DType) {
@@ -68,6 +72,18 @@ impl Target for Flex {
         Some(handle_of!(dtype, it))
     }
 
+    fn to_host(handle: HandleKind<Self>) -> Result<Self::Host, String> {
+        Ok(handle)
+    }
+
+    fn from_host(host: Self::Host, _: &FlexDevice) -> HandleKind<Self> {
+        host
+    }
+
+    fn link(_: &FlexDevice) -> Option<Link> {
+        None
+    }
+
     fn custom_ops() -> CustomOpRegistry<Self> {
         let mut registry = CustomOpRegistry::new();
         burn::signal::register_fft_ops::<Self>(&mut registry);
@@ -93,6 +109,7 @@ impl Target for Flex {
         format!("flex 0.22.1 on {} with {threads} threads, {workspace}", processor())
     }
 
+    const IN_HEAP: bool = true;
     // Handle, shape and strides, an entry in the interpreter's table (measured over the zoo: 240
     // to 490 bytes, views among them).
     const TENSOR_BYTES: Bytes = Bytes(416);

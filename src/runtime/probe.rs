@@ -4,13 +4,11 @@
 //! an input's buffer is a view; an output that lies where a given-away input lay was computed in
 //! place. So the graph's storages are what the backend really does, for every op there is.
 
-use std::time::Instant;
-
 use burn_ir::{HandleKind, OperationIr, TensorId, TensorIr, TensorStatus};
 use burn_router::{CustomOpRegistry, TensorInterpreter};
 
 use super::random;
-use super::target::{Place, Target};
+use super::target::{Clock, Place, Target};
 use crate::alloc;
 use crate::cost::OpCost;
 use crate::cost::measure::Probe;
@@ -82,13 +80,11 @@ impl<B: Target> OpProbe<'_, B> {
             _ if Some(t.id) == taken => TensorStatus::ReadWrite,
             _ => TensorStatus::ReadOnly,
         }));
-        B::wake(self.device);
+        let clock = Clock::start::<B>(self.device);
         alloc::start_watch();
         let before = alloc::live();
-        let start = Instant::now();
         interpreter.register_op(ready);
-        B::settle(self.device);
-        let time = Nanos(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        let time = clock.stop::<B>(self.device);
         let peak = alloc::watched();
         let after = alloc::live();
         let outputs = ir
@@ -101,15 +97,14 @@ impl<B: Target> OpProbe<'_, B> {
             .ok_or("a quantized output")?;
         // Bookkeeping of the interpreter and of tensors is a few hundred bytes, not workspace.
         let workspace = peak.saturating_sub(after.max(before));
-        let workspace = if workspace.get() < 1024 { Bytes::ZERO } else { workspace };
+        let workspace = if workspace.get() < 1024 || !B::IN_HEAP { Bytes::ZERO } else { workspace };
         Ok(Run { time, workspace, inputs: places, outputs })
     }
 
     fn run_random(&self, op: &burn_ir::RandomOpIr) -> Result<Run<B>, String> {
-        let start = Instant::now();
+        let clock = Clock::start::<B>(self.device);
         let drawn = B::of_data(random::draw(op, 0)?, self.device);
-        B::settle(self.device);
-        let time = Nanos(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        let time = clock.stop::<B>(self.device);
         Ok(Run { time, workspace: Bytes::ZERO, inputs: Vec::new(), outputs: vec![drawn] })
     }
 

@@ -2,12 +2,15 @@
 
 use std::fmt::Debug;
 
+use std::time::Instant;
+
 use burn::tensor::{Bool, Int, Tensor};
-use burn_backend::{DType, Shape, TensorData};
+use burn_backend::{DType, ProfileOptions, ProfileToken, Shape, TensorData};
 use burn_ir::{BackendIr, HandleKind};
 use burn_router::CustomOpRegistry;
 
-use crate::units::Bytes;
+use crate::cost::Link;
+use crate::units::{Bytes, Nanos};
 
 /// Where a tensor lies: tensors in one buffer have the same first part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +33,9 @@ pub struct Usage {
 /// A backend that steps run on: how its tensors come in and go out, how they lie in memory, and
 /// how its work is waited for. Sealed by what it asks for: Burn's dispatch knows the backends.
 pub trait Target: BackendIr + Debug {
+    /// A tensor set aside in host memory.
+    type Host: Send;
+
     /// A tensor of Burn's as this backend's.
     ///
     /// # Errors
@@ -77,6 +83,17 @@ pub trait Target: BackendIr + Debug {
         device: &Self::Device,
     ) -> Option<HandleKind<Self>>;
 
+    /// Copy a tensor to host memory, and wait for it: what it lay in may be overwritten afterwards.
+    ///
+    /// # Errors
+    /// What went wrong on the device, of this or of earlier work.
+    fn to_host(handle: HandleKind<Self>) -> Result<Self::Host, String>;
+    /// Bring it back.
+    fn from_host(host: Self::Host, device: &Self::Device) -> HandleKind<Self>;
+    /// How fast tensors move to host memory and back, measured now; `None` where they lie in host
+    /// memory already.
+    fn link(device: &Self::Device) -> Option<Link>;
+
     /// Handlers of the custom operations Burn itself records (the Fourier transforms).
     fn custom_ops() -> CustomOpRegistry<Self>;
     /// Wake what an op in the middle of a step would find awake.
@@ -87,10 +104,38 @@ pub trait Target: BackendIr + Debug {
     fn usage(device: &Self::Device) -> Option<Usage>;
     /// The backend, its version and the device, for profiles of costs.
     fn describe(device: &Self::Device) -> String;
+    /// Whether tensors lie in the process's heap, where the counting allocator sees them.
+    const IN_HEAP: bool;
     /// What a live tensor takes beside its elements.
     const TENSOR_BYTES: Bytes;
     /// What a live view takes.
     const VIEW_BYTES: Bytes;
+}
+
+/// Takes the time of what is done between its start and its stop, by the device's clock where it
+/// has one.
+pub(super) struct Clock {
+    window: Option<ProfileToken>,
+    start: Instant,
+}
+
+impl Clock {
+    pub fn start<B: Target>(device: &B::Device) -> Self {
+        B::wake(device);
+        let window = B::profile_start(device).ok().flatten();
+        Self { window, start: Instant::now() }
+    }
+
+    /// Waits for what was begun.
+    pub fn stop<B: Target>(self, device: &B::Device) -> Nanos {
+        let closed = self.window.and_then(|window| {
+            let window = B::profile_end(device, window, ProfileOptions::default().flush()).ok()?;
+            burn_std::reader::try_read_sync(window.resolve()).flatten()
+        });
+        B::settle(device);
+        let time = closed.map_or_else(|| self.start.elapsed(), |ticks| ticks.duration());
+        Nanos(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
+    }
 }
 
 /// Tensors in and out through Burn's dispatch: the same words for every backend.

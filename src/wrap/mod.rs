@@ -18,7 +18,7 @@ use burn::optim::GradientsParams;
 use crate::alloc;
 use crate::cost::{Device, Problem, Roofline};
 use crate::error::{Error, Result};
-use crate::graph::trace::{StepOutput, Tensors, model_device};
+use crate::graph::trace::{Forward, StepOutput, Tensors, model_device};
 use crate::plan::Plan;
 use crate::runtime::Target;
 use crate::units::{Budget, Bytes};
@@ -98,7 +98,17 @@ pub struct Trained<L, A> {
     pub report: StepReport,
 }
 
-/// What one training step needed.
+/// What one run forward gives.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Inferred<T> {
+    /// What the closure returned, on the model's device without autodiff.
+    pub output: T,
+    /// What the run needed.
+    pub report: StepReport,
+}
+
+/// What one training step, or run forward, needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StepReport {
@@ -107,9 +117,14 @@ pub struct StepReport {
     /// The plan's peak, everything the step touches counted, and what live tensors cost beside
     /// their elements.
     pub planned_peak: Bytes,
-    /// The peak measured while the step ran, counted the same way; `None` where the counting
-    /// allocator ([`alloc::Counting`]) is not installed. What other threads allocate counts too.
+    /// The peak measured while the step ran, counted the same way. On the CPU by the counting
+    /// allocator, `None` where that ([`alloc::Counting`]) is not installed; on CubeCL devices what
+    /// the device's pools say is in use after each step of the plan, padding included. What other
+    /// threads allocate counts too.
     pub measured_peak: Option<Bytes>,
+    /// The most that the device's pools held while the step ran, in use or for reuse; `None` on the
+    /// CPU, which has no pools.
+    pub reserved: Option<Bytes>,
     /// How long the step ran, without tracing and planning.
     pub ran: Duration,
     /// How long tracing and planning took; near zero when the plan was at hand.
@@ -226,14 +241,15 @@ impl<M: Module> Rematerialize<M> {
         F: FnOnce(&M, I) -> O,
     {
         let start = Instant::now();
-        let state = self.state::<B>()?;
+        let state = self.state::<B>(O::TRAINS)?;
         let tensors = Inputs::<B>::of(&inputs)?;
         let entry = self.entry(place, &state, &tensors, &inputs, step)?;
         let planned = start.elapsed();
         *lock(&self.shared.latest) = Some(entry.clone());
         drop(inputs);
 
-        let number = self.shared.steps.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        // What is inferred between training steps does not change their random numbers.
+        let number = self.shared.steps.fetch_add(u64::from(O::TRAINS), std::sync::atomic::Ordering::Relaxed);
         let ends = &entry.ends;
         let resident = entry.bound_bytes(&self.shared.settings, &state, &tensors);
         let device = state.device()?;
@@ -248,12 +264,37 @@ impl<M: Module> Rematerialize<M> {
 
         let mut results = results.into_iter();
         let mut next = |n: usize| results.by_ref().take(n).collect::<Vec<_>>();
-        let loss = binding::rebuild(entry.loss::<O::Loss>()?, next(1))?;
+        let loss = binding::rebuild(entry.loss::<O::Loss>()?, next(ends.loss.iter().len()))?;
         let output = binding::rebuild(entry.output::<O::Output>()?, next(ends.outputs.len()))?;
         let grads = binding::gradients::<B, M>(&self.module, &ends.gradients, next(ends.gradients.len()))?;
         binding::write_buffers::<B, M>(&self.module, &ends.buffers, next(ends.buffers.len()))?;
-        let report = StepReport { budget: entry.budget, planned_peak: entry.planned_peak, measured_peak, ran, planned };
+        let report = StepReport {
+            budget: entry.budget,
+            planned_peak: entry.planned_peak,
+            measured_peak,
+            reserved: gauge.reserved.get(),
+            ran,
+            planned,
+        };
         Ok(Trained { loss, output, grads, report })
+    }
+
+    /// Run the module forward only, within the budget: the closure gets the module as
+    /// [`Module::valid`] leaves it (no autodiff, no dropout, running statistics as they stand), and
+    /// what it computes on the way is freed at its last use, or made again where that is not enough.
+    ///
+    /// # Errors
+    /// Those of [`step`](Self::step), but that the module need not be trainable.
+    #[track_caller]
+    pub fn infer<I, T, F>(&self, inputs: I, forward: F) -> Result<Inferred<T>>
+    where
+        I: Tensors,
+        T: Tensors + Send + 'static,
+        F: FnOnce(&M, I) -> T,
+    {
+        let forward = |module: &M, inputs: I| Forward(forward(module, inputs));
+        let done = self.step_at(Location::caller(), inputs, forward, &mut |_| ())?;
+        Ok(Inferred { output: done.output, report: done.report })
     }
 
     /// Plan a step without running it.
@@ -271,7 +312,7 @@ impl<M: Module> Rematerialize<M> {
     {
         let place = Location::caller();
         on_backend!(self, B => {
-            let state = self.state::<B>()?;
+            let state = self.state::<B>(O::TRAINS)?;
             let tensors = Inputs::of(&inputs)?;
             let entry = self.entry(place, &state, &tensors, &inputs, step)?;
             Ok(entry.plan.clone())
@@ -290,7 +331,7 @@ impl<M: Module> Rematerialize<M> {
         F: FnOnce(&M, I) -> O,
     {
         on_backend!(self, B => {
-            let state = self.state::<B>()?;
+            let state = self.state::<B>(O::TRAINS)?;
             let tensors = Inputs::of(&inputs)?;
             let traced = crate::graph::trace::trace::<M, I, O, F>(&self.module, &inputs, step)?;
             lock(&self.shared.planner).problem(&self.shared.settings, &traced.program, &state, &tensors)
@@ -313,7 +354,7 @@ impl<M: Module> Rematerialize<M> {
     {
         let held = on_backend!(self, B => {
             Inputs::<B>::of(&inputs)?;
-            self.shared.settings.held_bytes(&self.state::<B>()?)
+            self.shared.settings.held_bytes(&self.state::<B>(O::TRAINS)?)
         });
         let program = crate::graph::trace::trace::<M, I, O, F>(&self.module, &inputs, step)?.program;
         let device = Device { name: roofline.to_string(), ..Device::default() };
@@ -334,8 +375,8 @@ impl<M: Module> Rematerialize<M> {
         self.problem(inputs, step)?.save(path)
     }
 
-    fn state<B: Target>(&self) -> Result<ModuleState<B>> {
-        model_device(&self.module)?;
+    fn state<B: Target>(&self, trains: bool) -> Result<ModuleState<B>> {
+        model_device(&self.module, trains)?;
         ModuleState::of(&self.module)
     }
 
@@ -385,6 +426,7 @@ struct Gauge<'a, B: Target> {
     device: &'a B::Device,
     before: Option<Bytes>,
     most: Cell<Bytes>,
+    reserved: Cell<Option<Bytes>>,
 }
 
 impl<'a, B: Target> Gauge<'a, B> {
@@ -394,12 +436,13 @@ impl<'a, B: Target> Gauge<'a, B> {
         if pools.is_none() {
             alloc::start_watch();
         }
-        Self { device, before, most: Cell::new(pools.unwrap_or_default()) }
+        Self { device, before, most: Cell::new(pools.unwrap_or_default()), reserved: Cell::new(None) }
     }
 
     fn sample(&self) {
         if let Some(usage) = B::usage(self.device) {
             self.most.set(self.most.get().max(usage.in_use));
+            self.reserved.set(self.reserved.get().max(Some(usage.reserved)));
         }
     }
 

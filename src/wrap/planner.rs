@@ -288,18 +288,25 @@ impl Planner {
         let on = state.device()?;
         let name = B::describe(&on);
         let (path, profile) = self.profiles.entry(name.clone()).or_insert_with(|| open_profile(settings, name));
-        let known = profile.len();
+        let known = (profile.len(), profile.link);
+        if settings.host_memory > Bytes::ZERO && profile.link.is_none() {
+            profile.link = B::link(&on);
+        }
         let mut probe = OpProbe::<B>::new(&on, program, settings.handlers(), &starts);
         let mut progress = Progress::new(settings.quiet);
         let costs =
             measure::measure(&mut probe, program.values.len(), profile, &mut |done, all| progress.show(done, all));
         progress.end();
-        if profile.len() > known
+        if (profile.len(), profile.link) != known
             && let Some(path) = path
         {
             save_profile(path, profile);
         }
-        let device = Device { name: profile.device.clone(), ..Device::default() };
+        let mut device = Device { name: profile.device.clone(), ..Device::default() };
+        if let Some(link) = profile.link.filter(|_| settings.host_memory > Bytes::ZERO) {
+            device.host_memory = settings.host_memory;
+            (device.d2h_bytes_per_s, device.h2d_bytes_per_s) = (link.d2h_bytes_per_s, link.h2d_bytes_per_s);
+        }
         let costs = costs?;
         program.problem("step", &costs, settings.held_bytes(state), B::TENSOR_BYTES, device)
     }
@@ -308,7 +315,8 @@ impl Planner {
     fn plan(settings: &Settings, problem: &Problem, allowance: &Allowance) -> Result<Plan> {
         let budget = allowance.for_plan;
         let file = settings.plan_directory.as_ref().map(|directory| {
-            directory.join(format!("{}-{}-{}.plan.json", problem.graph.fingerprint(), budget.get(), settings.solver))
+            let (graph, host) = (problem.graph.fingerprint(), problem.device.host_memory.get());
+            directory.join(format!("{graph}-{}-{host}-{}.plan.json", budget.get(), settings.solver))
         });
         if let Some(file) = file.as_ref().filter(|f| f.exists()) {
             let found = Plan::load(file).and_then(|plan| check::check(problem, &plan).map(|_| plan));

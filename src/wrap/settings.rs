@@ -41,6 +41,7 @@ pub struct Settings {
     pub(super) accumulate: bool,
     pub(super) solver: String,
     pub(super) solver_options: crate::solver::Options,
+    pub(super) host_memory: Bytes,
     pub(super) seed: u64,
     pub(super) plan_directory: Option<PathBuf>,
     pub(super) profile_directory: Option<PathBuf>,
@@ -61,6 +62,7 @@ impl Settings {
             solver: "auto".into(),
             // A run does not need to know how good its plan is at best.
             solver_options: crate::solver::Options { prove: false, ..Default::default() },
+            host_memory: Bytes::ZERO,
             seed: 0,
             plan_directory: None,
             profile_directory: default_profile_directory(),
@@ -95,6 +97,14 @@ impl Settings {
     /// The solver's time limit. Default: that of [`solver::Options`](crate::solver::Options).
     pub fn time_limit(mut self, limit: Duration) -> Self {
         self.solver_options.time_limit = limit;
+        self
+    }
+
+    /// Host memory that activations may be moved to while they are not needed, where that is faster
+    /// than making them again. Default: none. On the CPU nothing is moved: its memory is the
+    /// host's.
+    pub fn host_memory(mut self, bytes: Bytes) -> Self {
+        self.host_memory = bytes;
         self
     }
 
