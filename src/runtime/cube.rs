@@ -31,7 +31,6 @@ fn rate(bytes: usize, times: &mut [Duration]) -> u64 {
 }
 
 impl Target for CubeBackend {
-    // In pinned memory where the runtime has such.
     type Host = TensorData;
 
     through_dispatch!();
@@ -106,9 +105,9 @@ impl Target for CubeBackend {
             HandleKind::Quantized(t) => try_read_sync(Self::q_into_data(t)),
         };
         let data = data.ok_or("this platform cannot wait for its device")?.map_err(|e| format!("{e:?}"))?;
-        // The read may be put off until somebody looks; the buffer would stay until then.
-        std::hint::black_box(data.as_bytes().first());
-        Ok(data)
+        // What was read may lie in the runtime's own staging memory, or not be read before somebody
+        // looks; both keep a buffer of the device's.
+        Ok(TensorData::from_bytes_vec(data.as_bytes().to_vec(), data.shape().clone(), data.dtype()))
     }
 
     fn from_host(host: TensorData, device: &CubeDevice) -> HandleKind<Self> {
