@@ -5,7 +5,7 @@ export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/plimsoll/targe
 FEATURES := cli,zoo,fuzzing,highs
 CARGO_FLAGS := --release --features $(FEATURES)
 
-.PHONY: setup demo test lint doc unit bench
+.PHONY: setup demo test lint doc unit bench gpu
 
 # Rust itself is pinned by `rust-version` in Cargo.toml. HiGHS (feature `highs`, on by default) is compiled from source:
 # that takes a C++ compiler, cmake and, for its bindings, libclang.
@@ -36,6 +36,13 @@ doc:
 # Without --all-targets: that would run the benches and leave the doc tests out.
 unit:
 	cargo test $(CARGO_FLAGS)
+
+# The same steps on a CubeCL device; a software Vulkan driver will do. Compiles Burn's wgpu backend first, which takes
+# two cores a quarter of an hour.
+gpu: setup
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1 && ! ls /usr/share/vulkan/icd.d/*.json >/dev/null 2>&1; then \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends mesa-vulkan-drivers; fi
+	cargo test $(CARGO_FLAGS),wgpu --test gpu -- --nocapture
 
 bench: setup
 	cargo bench --features $(FEATURES)

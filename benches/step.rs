@@ -23,6 +23,9 @@ struct Options {
     /// A setting of the models, as `key=value`.
     #[arg(long = "set")]
     set: Vec<String>,
+    /// The device: flex, or wgpu or cuda where the build has the feature.
+    #[arg(long, default_value = "flex")]
+    device: String,
     /// Rounds; each runs every variant once.
     #[arg(long, default_value_t = 30)]
     rounds: usize,
@@ -35,9 +38,9 @@ fn main() -> plimsoll::Result<()> {
     let options = Options::parse();
     println!("| model | budget | plain, median ms | planned, median ms | ratio | 95 % interval | faster |");
     println!("|---|---|---|---|---|---|---|");
+    let device = zoo::device(&options.device)?.autodiff();
     for name in &options.models {
         let settings = zoo::Settings::new().with(&options.set)?;
-        let device = Device::flex().autodiff();
         zoo::with_model(name, &settings, &device, 0, Turns(&options))??;
     }
     Ok(())

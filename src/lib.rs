@@ -37,4 +37,4 @@ pub use error::{Blocker, Error, Result};
 pub use graph::trace::{StepOutput, TensorMapper, Tensors};
 pub use units::{Budget, Bytes, Nanos};
 #[cfg(feature = "flex")]
-pub use wrap::{Rematerialize, Retrace, Settings, StepReport, Trained};
+pub use wrap::{Inferred, Rematerialize, Retrace, Settings, StepReport, Trained};

@@ -19,3 +19,13 @@ pub struct Device {
     /// Host-to-device bandwidth in bytes per second.
     pub h2d_bytes_per_s: u64,
 }
+
+/// How fast tensors move between a device and host memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Link {
+    /// Device to host, in bytes per second.
+    pub d2h_bytes_per_s: u64,
+    /// Host to device, in bytes per second.
+    pub h2d_bytes_per_s: u64,
+}

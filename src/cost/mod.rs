@@ -8,7 +8,7 @@ mod profile;
 pub mod measure;
 pub mod roofline;
 
-pub use device::Device;
+pub use device::{Device, Link};
 pub use problem::{Costs, Problem};
 pub use profile::{OpCost, Profile};
 pub use roofline::Roofline;

@@ -5,12 +5,14 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::device::Link;
 use crate::error::Result;
 use crate::files;
 use crate::units::{Bytes, Nanos};
 
 const FORMAT: &str = "plimsoll.profile";
-const VERSION: u64 = 1;
+/// 2 added the link.
+const VERSION: u64 = 2;
 
 /// What one op does on a device, as measured there.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,13 +40,22 @@ pub struct Profile {
     version: u64,
     /// The device, and what it was measured with.
     pub device: String,
+    /// Its link to host memory, if that was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<Link>,
     entries: BTreeMap<String, OpCost>,
 }
 
 impl Profile {
     /// An empty table.
     pub fn new(device: impl Into<String>) -> Self {
-        Self { format: FORMAT.to_owned(), version: VERSION, device: device.into(), entries: BTreeMap::new() }
+        Self {
+            format: FORMAT.to_owned(),
+            version: VERSION,
+            device: device.into(),
+            link: None,
+            entries: BTreeMap::new(),
+        }
     }
 
     /// The cost of an op signature, if it was measured.

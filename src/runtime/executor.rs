@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use burn_ir::{BackendIr, FloatOperationIr, HandleKind, NumericOperationIr, OperationIr, RandomOpIr};
+use burn_ir::{FloatOperationIr, HandleKind, NumericOperationIr, OperationIr, RandomOpIr};
 use burn_ir::{TensorId, TensorIr, TensorStatus};
 use burn_router::{CustomOpRegistry, TensorInterpreter};
 
 use super::random;
+use super::target::Target;
 use crate::entity::{Entity, EntityMap, OpId, ValueId};
 use crate::error::{Error, Result};
 use crate::graph::trace::{Program, SetStatus, kind_of, panic_message, quietly};
@@ -79,13 +80,13 @@ impl Executable {
 
     /// Run every step and return the values asked for, in order.
     ///
-    /// `bindings` are the resident values' tensors; `seed` is that of this training step. Tensors
-    /// set aside by `offload` stay in host memory, which on a CPU backend is the same memory.
+    /// `bindings` are the resident values' tensors; `seed` is that of this training step. Copies to
+    /// host memory and back are waited for.
     /// `observe` is called after each step with its index.
     ///
     /// # Errors
     /// [`Error::Execution`] naming the op that failed. Everything the step made is freed then.
-    pub fn run<B: BackendIr>(
+    pub fn run<B: Target>(
         &self,
         device: &B::Device,
         custom_ops: CustomOpRegistry<B>,
@@ -100,7 +101,7 @@ impl Executable {
             for (v, handle) in bindings {
                 interpreter.register_tensor_to_device(self.tensors[v].id, handle);
             }
-            let mut host: BTreeMap<ValueId, HandleKind<B>> = BTreeMap::new();
+            let mut host: BTreeMap<ValueId, B::Host> = BTreeMap::new();
             for (index, instruction) in self.instructions.iter().enumerate() {
                 at = index;
                 match *instruction {
@@ -113,11 +114,11 @@ impl Executable {
                     },
                     Instruction::Drop(v) => interpreter.register_op(OperationIr::Drop(self.tensors[v].clone())),
                     Instruction::Offload(v) => {
-                        host.insert(v, interpreter.get_tensor(&self.lent(v)));
+                        host.insert(v, B::to_host(interpreter.get_tensor(&self.lent(v)))?);
                     }
                     Instruction::Prefetch(v) => {
-                        let handle = host.remove(&v).ok_or("it is not in host memory")?;
-                        interpreter.register_tensor_to_device(self.tensors[v].id, handle);
+                        let host = host.remove(&v).ok_or("it is not in host memory")?;
+                        interpreter.register_tensor_to_device(self.tensors[v].id, B::from_host(host, device));
                     }
                 }
                 observe(index);

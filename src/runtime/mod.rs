@@ -3,11 +3,15 @@
 //! The runtime knows nothing of solvers: it is given a program, the steps of a checked plan, and
 //! the tensors to start from.
 
+#[cfg(feature = "cubecl")]
+mod cube;
 mod executor;
 mod flex;
+mod probe;
 mod random;
+mod target;
 
 pub use executor::{Binding, Executable};
-pub use flex::{FlexProbe, flex_custom_ops};
-pub(crate) use flex::{flex_tensor, layout_text};
+pub use probe::OpProbe;
 pub(crate) use random::seed_of;
+pub use target::{Place, Target, Usage};

@@ -5,75 +5,84 @@ use burn::module::{Flag, Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Bool, Int, Tensor};
 use burn_backend::{DType, Shape};
-use burn_flex::{Flex, FlexTensor};
 use burn_ir::HandleKind;
 
 use super::internal;
 use crate::error::{Error, Result};
 use crate::graph::trace::{TensorMapper, Tensors};
-use crate::runtime::layout_text;
+use crate::runtime::Target;
+
+/// Whether the first float parameter of a module is on a backend.
+#[cfg(feature = "cubecl")]
+pub(super) fn lives_on<B: Target, M: Module>(module: &M) -> bool {
+    struct Look<B>(Option<bool>, std::marker::PhantomData<B>);
+    impl<B: Target> ModuleVisitor for Look<B> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.0.get_or_insert_with(|| B::float_in(param.val()).is_ok());
+        }
+    }
+    let mut look = Look::<B>(None, std::marker::PhantomData);
+    module.visit(&mut look);
+    look.0 == Some(true)
+}
 
 /// A tensor that goes into a step.
 #[derive(Clone)]
-pub(super) struct Bound {
-    pub handle: HandleKind<Flex>,
+pub(super) struct Bound<B: Target> {
+    pub handle: HandleKind<B>,
     pub shape: Shape,
     pub dtype: DType,
     /// Where it does not lie plainly in memory, how it does.
     pub layout: Option<String>,
 }
 
-impl Bound {
-    fn new(tensor: FlexTensor, wrap: fn(FlexTensor) -> HandleKind<Flex>) -> Self {
-        Self {
-            shape: tensor.layout().shape().clone(),
-            dtype: tensor.dtype(),
-            layout: layout_text(&tensor),
-            handle: wrap(tensor),
-        }
+impl<B: Target> Bound<B> {
+    fn new(handle: HandleKind<B>) -> Self {
+        let (shape, dtype) = B::form(&handle);
+        Self { shape, dtype, layout: B::layout(&handle), handle }
     }
 }
 
 /// The tensors of a module, in the order it visits them.
-pub(super) struct ModuleState {
-    pub tensors: Vec<Bound>,
+pub(super) struct ModuleState<B: Target> {
+    pub tensors: Vec<Bound<B>>,
     pub trainable: Vec<bool>,
     pub flags: Vec<bool>,
 }
 
-impl ModuleState {
+impl<B: Target> ModuleState<B> {
     pub(super) fn of<M: Module>(module: &M) -> Result<Self> {
-        struct Reader {
-            state: ModuleState,
+        struct Reader<B: Target> {
+            state: ModuleState<B>,
             error: Option<Error>,
         }
-        impl Reader {
-            fn push(&mut self, bound: Result<Bound, String>, what: &str, trainable: bool) {
+        impl<B: Target> Reader<B> {
+            fn push(&mut self, bound: Result<HandleKind<B>, String>, what: &str, trainable: bool) {
                 match bound {
                     Ok(bound) => {
-                        self.state.tensors.push(bound);
+                        self.state.tensors.push(Bound::new(bound));
                         self.state.trainable.push(trainable);
                     }
                     Err(why) => {
                         self.error.get_or_insert(Error::InvalidSetting {
                             name: "device".into(),
-                            why: format!("{what} is not a plain tensor on the CPU backend Flex, where this build runs steps: {why}"),
+                            why: format!("{what} is not a plain tensor on the module's device: {why}"),
                         });
                     }
                 }
             }
         }
-        impl ModuleVisitor for Reader {
+        impl<B: Target> ModuleVisitor for Reader<B> {
             fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
                 let tensor = param.val();
                 let trainable = tensor.is_require_grad();
-                self.push(float(tensor), &format!("parameter {}", param.id), trainable);
+                self.push(B::float_in(tensor), &format!("parameter {}", param.id), trainable);
             }
             fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
-                self.push(int(param.val()), &format!("parameter {}", param.id), false);
+                self.push(B::int_in(param.val()), &format!("parameter {}", param.id), false);
             }
             fn visit_bool<const D: usize>(&mut self, param: &Param<Tensor<D, Bool>>) {
-                self.push(bool(param.val()), &format!("parameter {}", param.id), false);
+                self.push(B::bool_in(param.val()), &format!("parameter {}", param.id), false);
             }
             fn visit_flag(&mut self, flag: &Param<Flag>) {
                 self.state.flags.push(flag.val().is_enabled());
@@ -88,6 +97,12 @@ impl ModuleState {
         }
     }
 
+    /// The device of its tensors.
+    pub(super) fn device(&self) -> Result<B::Device> {
+        let first = self.tensors.first().map(|tensor| B::device_of(&tensor.handle));
+        first.ok_or_else(|| internal("a module without tensors was traced"))
+    }
+
     /// Elements and bytes of the trainable parameters.
     pub(super) fn trained(&self) -> (u64, u64) {
         let trained = self.tensors.iter().zip(&self.trainable).filter(|(_, trainable)| **trainable);
@@ -98,37 +113,21 @@ impl ModuleState {
     }
 }
 
-fn float<const D: usize>(tensor: Tensor<D>) -> Result<Bound, String> {
-    let plain = tensor.without_autodiff().try_into_primitive::<Flex>();
-    plain.map(|t| Bound::new(t, HandleKind::Float)).map_err(|e| format!("{e:?}"))
-}
-
-fn int<const D: usize>(tensor: Tensor<D, Int>) -> Result<Bound, String> {
-    let plain = tensor.without_autodiff().try_into_primitive::<Flex>();
-    plain.map(|t| Bound::new(t, HandleKind::Int)).map_err(|e| format!("{e:?}"))
-}
-
-fn bool<const D: usize>(tensor: Tensor<D, Bool>) -> Result<Bound, String> {
-    let plain = tensor.without_autodiff().try_into_primitive::<Flex>();
-    plain.map(|t| Bound::new(t, HandleKind::Bool)).map_err(|e| format!("{e:?}"))
-}
-
 /// The tensors of a step's inputs, in order.
-pub(super) struct Inputs {
-    pub tensors: Vec<Bound>,
+pub(super) struct Inputs<B: Target> {
+    pub tensors: Vec<Bound<B>>,
 }
 
-impl Inputs {
+impl<B: Target> Inputs<B> {
     pub(super) fn of<I: Tensors>(inputs: &I) -> Result<Self> {
-        #[derive(Default)]
-        struct Reader {
-            tensors: Vec<Bound>,
+        struct Reader<B: Target> {
+            tensors: Vec<Bound<B>>,
             error: Option<Error>,
         }
-        impl Reader {
-            fn push(&mut self, bound: Result<Bound, String>) {
+        impl<B: Target> Reader<B> {
+            fn push(&mut self, bound: Result<HandleKind<B>, String>) {
                 match bound {
-                    Ok(bound) => self.tensors.push(bound),
+                    Ok(bound) => self.tensors.push(Bound::new(bound)),
                     Err(why) => self.fail(format!(
                         "input tensor {} is not on the model's device: {why}; move it there with `to_device`",
                         self.tensors.len()
@@ -139,7 +138,7 @@ impl Inputs {
                 self.error.get_or_insert(Error::InvalidInput { why });
             }
         }
-        impl TensorMapper for Reader {
+        impl<B: Target> TensorMapper for Reader<B> {
             fn float<const D: usize>(&mut self, tensor: Tensor<D>) -> Tensor<D> {
                 if tensor.is_require_grad() {
                     self.fail(format!(
@@ -147,19 +146,19 @@ impl Inputs {
                         self.tensors.len()
                     ));
                 }
-                self.push(float(tensor.clone()));
+                self.push(B::float_in(tensor.clone()));
                 tensor
             }
             fn int<const D: usize>(&mut self, tensor: Tensor<D, Int>) -> Tensor<D, Int> {
-                self.push(int(tensor.clone()));
+                self.push(B::int_in(tensor.clone()));
                 tensor
             }
             fn bool<const D: usize>(&mut self, tensor: Tensor<D, Bool>) -> Tensor<D, Bool> {
-                self.push(bool(tensor.clone()));
+                self.push(B::bool_in(tensor.clone()));
                 tensor
             }
         }
-        let mut reader = Reader::default();
+        let mut reader = Reader { tensors: Vec::new(), error: None };
         inputs.clone().map(&mut reader);
         match reader.error {
             Some(error) => Err(error),
@@ -169,38 +168,28 @@ impl Inputs {
 }
 
 /// Put results into the structure the closure returned them in.
-pub(super) fn rebuild<T: Tensors>(template: T, results: Vec<HandleKind<Flex>>) -> Result<T> {
-    struct Filler {
-        results: std::vec::IntoIter<HandleKind<Flex>>,
+pub(super) fn rebuild<B: Target, T: Tensors>(template: T, results: Vec<HandleKind<B>>) -> Result<T> {
+    struct Filler<B: Target> {
+        results: std::vec::IntoIter<HandleKind<B>>,
         failed: bool,
     }
-    impl TensorMapper for Filler {
+    impl<B: Target> Filler<B> {
+        fn fill<T>(&mut self, old: T, out: fn(HandleKind<B>) -> Option<T>) -> T {
+            self.results.next().and_then(out).unwrap_or_else(|| {
+                self.failed = true;
+                old
+            })
+        }
+    }
+    impl<B: Target> TensorMapper for Filler<B> {
         fn float<const D: usize>(&mut self, tensor: Tensor<D>) -> Tensor<D> {
-            match self.results.next() {
-                Some(HandleKind::Float(t)) => Tensor::from_primitive::<Flex>(t),
-                _ => {
-                    self.failed = true;
-                    tensor
-                }
-            }
+            self.fill(tensor, B::float_out)
         }
         fn int<const D: usize>(&mut self, tensor: Tensor<D, Int>) -> Tensor<D, Int> {
-            match self.results.next() {
-                Some(HandleKind::Int(t)) => Tensor::from_primitive::<Flex>(t),
-                _ => {
-                    self.failed = true;
-                    tensor
-                }
-            }
+            self.fill(tensor, B::int_out)
         }
         fn bool<const D: usize>(&mut self, tensor: Tensor<D, Bool>) -> Tensor<D, Bool> {
-            match self.results.next() {
-                Some(HandleKind::Bool(t)) => Tensor::from_primitive::<Flex>(t),
-                _ => {
-                    self.failed = true;
-                    tensor
-                }
-            }
+            self.fill(tensor, B::bool_out)
         }
     }
     let mut filler = Filler { results: results.into_iter(), failed: false };
@@ -212,20 +201,20 @@ pub(super) fn rebuild<T: Tensors>(template: T, results: Vec<HandleKind<Flex>>) -
 }
 
 /// Gradients by parameter, as Burn's optimizers take them.
-pub(super) fn gradients<M: Module>(
+pub(super) fn gradients<B: Target, M: Module>(
     module: &M,
     places: &[(usize, crate::entity::ValueId)],
-    results: Vec<HandleKind<Flex>>,
+    results: Vec<HandleKind<B>>,
 ) -> Result<GradientsParams> {
-    struct Filler {
-        slots: Vec<Option<FlexTensor>>,
+    struct Filler<B: Target> {
+        slots: Vec<Option<HandleKind<B>>>,
         next: usize,
         grads: GradientsParams,
     }
-    impl ModuleVisitor for Filler {
+    impl<B: Target> ModuleVisitor for Filler<B> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            if let Some(t) = self.slots.get_mut(self.next).and_then(Option::take) {
-                self.grads.register::<D>(param.id, Tensor::from_primitive::<Flex>(t));
+            if let Some(t) = self.slots.get_mut(self.next).and_then(Option::take).and_then(B::float_out) {
+                self.grads.register::<D>(param.id, t);
             }
             self.next += 1;
         }
@@ -243,25 +232,22 @@ pub(super) fn gradients<M: Module>(
 
 /// Write new running statistics into the module. Clones of a module share them, so writing
 /// through a clone is what Burn's own update does.
-pub(super) fn write_buffers<M: Module>(
+pub(super) fn write_buffers<B: Target, M: Module>(
     module: &M,
     places: &[(usize, crate::entity::ValueId)],
-    results: Vec<HandleKind<Flex>>,
+    results: Vec<HandleKind<B>>,
 ) -> Result<()> {
-    struct Writer {
-        slots: Vec<Option<FlexTensor>>,
+    struct Writer<B: Target> {
+        slots: Vec<Option<HandleKind<B>>>,
         next: usize,
     }
-    impl ModuleMapper for Writer {
+    impl<B: Target> ModuleMapper for Writer<B> {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            let slot = self.slots.get_mut(self.next).and_then(Option::take);
+            let slot: Option<Tensor<D>> = self.slots.get_mut(self.next).and_then(Option::take).and_then(B::float_out);
             self.next += 1;
             match slot {
                 None => param,
-                Some(t) => param.map(|old| {
-                    let new = Tensor::from_primitive::<Flex>(t);
-                    if old.is_autodiff() { Tensor::from_inner(new) } else { new }
-                }),
+                Some(new) => param.map(|old| if old.is_autodiff() { Tensor::from_inner(new) } else { new }),
             }
         }
         fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
@@ -281,14 +267,15 @@ pub(super) fn write_buffers<M: Module>(
 }
 
 /// Float results at the indices of the module tensors they belong to.
-fn by_place(
+fn by_place<B: Target>(
     places: &[(usize, crate::entity::ValueId)],
-    results: Vec<HandleKind<Flex>>,
-) -> Result<Vec<Option<FlexTensor>>> {
-    let mut slots = vec![None; places.iter().map(|p| p.0 + 1).max().unwrap_or(0)];
+    results: Vec<HandleKind<B>>,
+) -> Result<Vec<Option<HandleKind<B>>>> {
+    let mut slots: Vec<Option<HandleKind<B>>> = Vec::new();
+    slots.resize_with(places.iter().map(|p| p.0 + 1).max().unwrap_or(0), || None);
     for (&(index, _), result) in places.iter().zip(results) {
         match result {
-            HandleKind::Float(t) => slots[index] = Some(t),
+            HandleKind::Float(_) => slots[index] = Some(result),
             _ => return Err(internal("a gradient or running statistic is not a float tensor")),
         }
     }

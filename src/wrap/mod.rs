@@ -5,6 +5,7 @@ mod module;
 mod planner;
 mod settings;
 
+use std::cell::Cell;
 use std::ops::Deref;
 use std::panic::Location;
 use std::path::Path;
@@ -17,8 +18,9 @@ use burn::optim::GradientsParams;
 use crate::alloc;
 use crate::cost::{Device, Problem, Roofline};
 use crate::error::{Error, Result};
-use crate::graph::trace::{StepOutput, Tensors, model_device};
+use crate::graph::trace::{Forward, StepOutput, Tensors, model_device};
 use crate::plan::Plan;
+use crate::runtime::Target;
 use crate::units::{Budget, Bytes};
 use binding::{Inputs, ModuleState};
 use planner::{Entry, Planner};
@@ -52,6 +54,28 @@ pub struct Rematerialize<M> {
     shared: Arc<Shared>,
 }
 
+/// Do something where the last words stand for the backend that the module lives on: `B` for its
+/// type. A module that lives on none of them is refused by the first.
+macro_rules! on_backend {
+    ($wrapped:expr, $backend:ident => $what:expr) => {{
+        #[cfg(feature = "cubecl")]
+        {
+            if binding::lives_on::<burn_cubecl::CubeBackend, _>(&$wrapped.module) {
+                type $backend = burn_cubecl::CubeBackend;
+                $what
+            } else {
+                type $backend = burn_flex::Flex;
+                $what
+            }
+        }
+        #[cfg(not(feature = "cubecl"))]
+        {
+            type $backend = burn_flex::Flex;
+            $what
+        }
+    }};
+}
+
 /// What clones of a wrapped module share.
 struct Shared {
     settings: Settings,
@@ -74,7 +98,17 @@ pub struct Trained<L, A> {
     pub report: StepReport,
 }
 
-/// What one training step needed.
+/// What one run forward gives.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Inferred<T> {
+    /// What the closure returned, on the model's device without autodiff.
+    pub output: T,
+    /// What the run needed.
+    pub report: StepReport,
+}
+
+/// What one training step, or run forward, needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StepReport {
@@ -83,9 +117,14 @@ pub struct StepReport {
     /// The plan's peak, everything the step touches counted, and what live tensors cost beside
     /// their elements.
     pub planned_peak: Bytes,
-    /// The peak measured while the step ran, counted the same way; `None` where the counting
-    /// allocator ([`alloc::Counting`]) is not installed. What other threads allocate counts too.
+    /// The peak measured while the step ran, counted the same way. On the CPU by the counting
+    /// allocator, `None` where that ([`alloc::Counting`]) is not installed; on CubeCL devices what
+    /// the device's pools say is in use after each step of the plan, padding included. What other
+    /// threads allocate counts too.
     pub measured_peak: Option<Bytes>,
+    /// The most that the device's pools held while the step ran, in use or for reuse; `None` on the
+    /// CPU, which has no pools.
+    pub reserved: Option<Bytes>,
     /// How long the step ran, without tracing and planning.
     pub ran: Duration,
     /// How long tracing and planning took; near zero when the plan was at hand.
@@ -184,32 +223,78 @@ impl<M: Module> Rematerialize<M> {
         O::Output: Send + 'static,
         F: FnOnce(&M, I) -> O,
     {
+        on_backend!(self, B => self.step_on::<B, I, O, F>(place, inputs, step, observe))
+    }
+
+    fn step_on<B: Target, I, O, F>(
+        &self,
+        place: &Location<'_>,
+        inputs: I,
+        step: F,
+        observe: &mut dyn FnMut(usize),
+    ) -> Result<Trained<O::Loss, O::Output>>
+    where
+        I: Tensors,
+        O: StepOutput,
+        O::Loss: Send + 'static,
+        O::Output: Send + 'static,
+        F: FnOnce(&M, I) -> O,
+    {
         let start = Instant::now();
-        let state = self.state()?;
-        let tensors = Inputs::of(&inputs)?;
+        let state = self.state::<B>(O::TRAINS)?;
+        let tensors = Inputs::<B>::of(&inputs)?;
         let entry = self.entry(place, &state, &tensors, &inputs, step)?;
         let planned = start.elapsed();
         *lock(&self.shared.latest) = Some(entry.clone());
         drop(inputs);
 
-        let number = self.shared.steps.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        // What is inferred between training steps does not change their random numbers.
+        let number = self.shared.steps.fetch_add(u64::from(O::TRAINS), std::sync::atomic::Ordering::Relaxed);
         let ends = &entry.ends;
         let resident = entry.bound_bytes(&self.shared.settings, &state, &tensors);
-        alloc::start_watch();
-        let before = alloc::live();
+        let device = state.device()?;
+        let gauge = Gauge::<B>::new(&device);
         let start = Instant::now();
-        let results = entry.run(&self.shared.settings, &state, tensors, number, observe)?;
+        let results = entry.run(&self.shared.settings, &state, tensors, number, &mut |step| {
+            gauge.sample();
+            observe(step);
+        })?;
         let ran = start.elapsed();
-        let measured_peak = alloc::installed().then(|| alloc::watched().saturating_sub(before) + resident);
+        let measured_peak = gauge.peak().map(|peak| peak + resident);
 
         let mut results = results.into_iter();
         let mut next = |n: usize| results.by_ref().take(n).collect::<Vec<_>>();
-        let loss = binding::rebuild(entry.loss::<O::Loss>()?, next(1))?;
+        let loss = binding::rebuild(entry.loss::<O::Loss>()?, next(ends.loss.iter().len()))?;
         let output = binding::rebuild(entry.output::<O::Output>()?, next(ends.outputs.len()))?;
-        let grads = binding::gradients(&self.module, &ends.gradients, next(ends.gradients.len()))?;
-        binding::write_buffers(&self.module, &ends.buffers, next(ends.buffers.len()))?;
-        let report = StepReport { budget: entry.budget, planned_peak: entry.planned_peak, measured_peak, ran, planned };
+        let grads = binding::gradients::<B, M>(&self.module, &ends.gradients, next(ends.gradients.len()))?;
+        binding::write_buffers::<B, M>(&self.module, &ends.buffers, next(ends.buffers.len()))?;
+        let report = StepReport {
+            budget: entry.budget,
+            planned_peak: entry.planned_peak,
+            measured_peak,
+            reserved: gauge.reserved.get(),
+            ran,
+            planned,
+        };
         Ok(Trained { loss, output, grads, report })
+    }
+
+    /// Run the module forward only, within the budget: the closure gets the module as
+    /// [`Module::valid`] leaves it (no autodiff, no dropout, running statistics as they stand), and
+    /// what it computes on the way is freed at its last use, or made again where that is not enough.
+    ///
+    /// # Errors
+    /// Those of [`step`](Self::step), but that the module need not be trainable.
+    #[track_caller]
+    pub fn infer<I, T, F>(&self, inputs: I, forward: F) -> Result<Inferred<T>>
+    where
+        I: Tensors,
+        T: Tensors + Send + 'static,
+        F: FnOnce(&M, I) -> T,
+    {
+        let forward = |module: &M, inputs: I| Forward(forward(module, inputs));
+        let done = self.step_at(Location::caller(), inputs, forward, &mut |_| ())?;
+        Ok(Inferred { output: done.output, report: done.report })
     }
 
     /// Plan a step without running it.
@@ -226,10 +311,12 @@ impl<M: Module> Rematerialize<M> {
         F: FnOnce(&M, I) -> O,
     {
         let place = Location::caller();
-        let state = self.state()?;
-        let tensors = Inputs::of(&inputs)?;
-        let entry = self.entry(place, &state, &tensors, &inputs, step)?;
-        Ok(entry.plan.clone())
+        on_backend!(self, B => {
+            let state = self.state::<B>(O::TRAINS)?;
+            let tensors = Inputs::of(&inputs)?;
+            let entry = self.entry(place, &state, &tensors, &inputs, step)?;
+            Ok(entry.plan.clone())
+        })
     }
 
     /// The problem that a step is: its whole graph with measured costs, as the planner sees it.
@@ -243,10 +330,12 @@ impl<M: Module> Rematerialize<M> {
         O: StepOutput,
         F: FnOnce(&M, I) -> O,
     {
-        let state = self.state()?;
-        let tensors = Inputs::of(&inputs)?;
-        let traced = crate::graph::trace::trace::<M, I, O, F>(&self.module, &inputs, step)?;
-        lock(&self.shared.planner).problem(&self.shared.settings, &traced.program, &state, &tensors)
+        on_backend!(self, B => {
+            let state = self.state::<B>(O::TRAINS)?;
+            let tensors = Inputs::of(&inputs)?;
+            let traced = crate::graph::trace::trace::<M, I, O, F>(&self.module, &inputs, step)?;
+            lock(&self.shared.planner).problem(&self.shared.settings, &traced.program, &state, &tensors)
+        })
     }
 
     /// The problem that a step would be on a device that is not at hand: the same ops, with times
@@ -263,8 +352,10 @@ impl<M: Module> Rematerialize<M> {
         O: StepOutput,
         F: FnOnce(&M, I) -> O,
     {
-        let held = self.shared.settings.held_bytes(&self.state()?);
-        Inputs::of(&inputs)?;
+        let held = on_backend!(self, B => {
+            Inputs::<B>::of(&inputs)?;
+            self.shared.settings.held_bytes(&self.state::<B>(O::TRAINS)?)
+        });
         let program = crate::graph::trace::trace::<M, I, O, F>(&self.module, &inputs, step)?.program;
         let device = Device { name: roofline.to_string(), ..Device::default() };
         program.problem("step", &program.costs_on(roofline), held, Bytes::ZERO, device)
@@ -284,16 +375,16 @@ impl<M: Module> Rematerialize<M> {
         self.problem(inputs, step)?.save(path)
     }
 
-    fn state(&self) -> Result<ModuleState> {
-        model_device(&self.module)?;
+    fn state<B: Target>(&self, trains: bool) -> Result<ModuleState<B>> {
+        model_device(&self.module, trains)?;
         ModuleState::of(&self.module)
     }
 
-    fn entry<I, O, F>(
+    fn entry<B: Target, I, O, F>(
         &self,
         place: &Location<'_>,
-        state: &ModuleState,
-        tensors: &Inputs,
+        state: &ModuleState<B>,
+        tensors: &Inputs<B>,
         inputs: &I,
         step: F,
     ) -> Result<Arc<Entry>>
@@ -304,7 +395,7 @@ impl<M: Module> Rematerialize<M> {
         O::Output: Send + 'static,
         F: FnOnce(&M, I) -> O,
     {
-        let key = planner::key::<F>(place, state, tensors);
+        let key = planner::key::<B, F>(place, state, tensors)?;
         let settings = &self.shared.settings;
         let mut planner = lock(&self.shared.planner);
         // A closure that captures nothing cannot do anything else the next time.
@@ -326,6 +417,38 @@ impl<M> Deref for Rematerialize<M> {
     type Target = M;
     fn deref(&self) -> &M {
         &self.module
+    }
+}
+
+/// The most that a step takes beyond what was there before it: by the counting allocator, or by
+/// what the device's pools say after every step of the plan.
+struct Gauge<'a, B: Target> {
+    device: &'a B::Device,
+    before: Option<Bytes>,
+    most: Cell<Bytes>,
+    reserved: Cell<Option<Bytes>>,
+}
+
+impl<'a, B: Target> Gauge<'a, B> {
+    fn new(device: &'a B::Device) -> Self {
+        let pools = B::usage(device).map(|usage| usage.in_use);
+        let before = pools.or_else(|| alloc::installed().then(alloc::live));
+        if pools.is_none() {
+            alloc::start_watch();
+        }
+        Self { device, before, most: Cell::new(pools.unwrap_or_default()), reserved: Cell::new(None) }
+    }
+
+    fn sample(&self) {
+        if let Some(usage) = B::usage(self.device) {
+            self.most.set(self.most.get().max(usage.in_use));
+            self.reserved.set(self.reserved.get().max(Some(usage.reserved)));
+        }
+    }
+
+    fn peak(&self) -> Option<Bytes> {
+        let most = if self.most.get() > Bytes::ZERO { self.most.get() } else { alloc::watched() };
+        self.before.map(|before| most.saturating_sub(before))
     }
 }
 

@@ -8,13 +8,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use burn_flex::{Flex, FlexDevice};
 use burn_ir::HandleKind;
 
 use super::binding::{Bound, Inputs, ModuleState};
 use super::settings::Settings;
 use super::{internal, lock};
-use crate::alloc;
 use crate::check;
 use crate::cost::{Device, Problem, Profile, measure};
 use crate::entity::ValueId;
@@ -22,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::graph::trace::{Ends, Program, StepOutput, Tensors, Traced};
 use crate::graph::{Fingerprint, Fnv, Graph};
 use crate::plan::{Plan, Step, simulate};
-use crate::runtime::{Executable, FlexProbe, seed_of};
+use crate::runtime::{Executable, OpProbe, Target, seed_of};
 use crate::solver;
 use crate::units::{Budget, Bytes};
 
@@ -58,7 +56,12 @@ impl Entry {
 
     /// What is there before the step begins and all through it: module tensors, inputs, constants,
     /// optimizer state.
-    pub(super) fn bound_bytes(&self, settings: &Settings, state: &ModuleState, inputs: &Inputs) -> Bytes {
+    pub(super) fn bound_bytes<B: Target>(
+        &self,
+        settings: &Settings,
+        state: &ModuleState<B>,
+        inputs: &Inputs<B>,
+    ) -> Bytes {
         let tensors = state.tensors.iter().chain(&inputs.tensors);
         let bytes: usize = tensors.map(|t| t.shape.num_elements() * t.dtype.size()).sum();
         let constants: usize = self.ends.constants.iter().map(|(_, data)| data.as_bytes().len()).sum();
@@ -66,15 +69,15 @@ impl Entry {
     }
 
     /// Run the step: the loss, then the other results, gradients and running statistics.
-    pub(super) fn run(
+    pub(super) fn run<B: Target>(
         &self,
         settings: &Settings,
-        state: &ModuleState,
-        inputs: Inputs,
+        state: &ModuleState<B>,
+        inputs: Inputs<B>,
         number: u64,
         observe: &mut dyn FnMut(usize),
-    ) -> Result<Vec<HandleKind<Flex>>> {
-        let ends = &self.ends;
+    ) -> Result<Vec<HandleKind<B>>> {
+        let (ends, device) = (&self.ends, state.device()?);
         let mut bindings = Vec::new();
         for ((_, place), tensor) in ends.module.iter().zip(&state.tensors) {
             bindings.extend(place.map(|v| (v, tensor.handle.clone())));
@@ -83,19 +86,12 @@ impl Entry {
             bindings.extend(place.map(|v| (v, tensor.handle)));
         }
         for (v, data) in &ends.constants {
-            bindings.push((*v, crate::runtime::flex_tensor(data.clone())));
+            bindings.push((*v, B::of_data(data.clone(), &device)));
         }
         let seed = |op| seed_of(settings.seed, number, op);
-        self.executable.run::<Flex>(&FlexDevice, settings.handlers(), bindings, seed, &self.results, observe)
+        self.executable.run::<B>(&device, settings.handlers(), bindings, seed, &self.results, observe)
     }
 }
-
-/// What a live tensor takes beside its elements on Flex: handle, shape and strides, its entry in
-/// the interpreter's table (measured over the zoo: 240 to 490 bytes, views among them).
-const TENSOR_BYTES: Bytes = Bytes(416);
-
-/// What a live view takes: the same without a buffer of its own.
-const VIEW_BYTES: Bytes = Bytes(288);
 
 /// What a plan made ready keeps in memory (measured: about a kilobyte an op), and what the
 /// backend's matrix kernels keep for each thread (measured: about a megabyte).
@@ -127,10 +123,10 @@ fn views_during(graph: &Graph, steps: &[Step]) -> impl Iterator<Item = u64> {
 }
 
 /// The peak of `steps` with the handles of views counted.
-fn peak_with_views(problem: &Problem, steps: &[Step]) -> Result<Bytes> {
+fn peak_with_views<B: Target>(problem: &Problem, steps: &[Step]) -> Result<Bytes> {
     let live = simulate(problem, steps)?.live;
     let with_views =
-        live.iter().zip(views_during(&problem.graph, steps)).map(|(&l, n)| l + Bytes(VIEW_BYTES.get() * n));
+        live.iter().zip(views_during(&problem.graph, steps)).map(|(&l, n)| l + Bytes(B::VIEW_BYTES.get() * n));
     Ok(with_views.max().unwrap_or_default())
 }
 
@@ -147,10 +143,10 @@ struct Allowance {
 }
 
 impl Allowance {
-    fn new(budget: Budget, problem: &Problem) -> Result<Self> {
+    fn new<B: Target>(budget: Budget, problem: &Problem) -> Result<Self> {
         let (steps, baseline) = &solver::baseline(problem);
         let given = budget.resolve(baseline.peak)?;
-        let views = Bytes(VIEW_BYTES.get() * views_during(&problem.graph, steps).max().unwrap_or(0));
+        let views = Bytes(B::VIEW_BYTES.get() * views_during(&problem.graph, steps).max().unwrap_or(0));
         let kept = kept_bytes(problem.graph.ops().len());
         let held_back = match given {
             Bytes(u64::MAX) => Bytes::ZERO,
@@ -181,17 +177,23 @@ impl Allowance {
 /// Plans by signature, and the cost profile.
 pub(super) struct Planner {
     entries: BTreeMap<Fingerprint, Arc<Entry>>,
-    profile: Option<(Option<PathBuf>, Profile)>,
+    /// By device.
+    profiles: BTreeMap<String, (Option<PathBuf>, Profile)>,
 }
 
 /// What a plan is looked up by: where the step is called, with which closure, on what.
-pub(super) fn key<F>(place: &Location<'_>, state: &ModuleState, inputs: &Inputs) -> Fingerprint {
+pub(super) fn key<B: Target, F>(
+    place: &Location<'_>,
+    state: &ModuleState<B>,
+    inputs: &Inputs<B>,
+) -> Result<Fingerprint> {
     let mut hash = Fnv::new();
+    hash.text(&B::describe(&state.device()?));
     hash.text(place.file());
     hash.word(u64::from(place.line()));
     hash.word(u64::from(place.column()));
     hash.text(std::any::type_name::<F>());
-    let mut tensors = |tensors: &[Bound]| {
+    let mut tensors = |tensors: &[Bound<B>]| {
         hash.word(tensors.len() as u64);
         for tensor in tensors {
             hash.word(tensor.shape.len() as u64);
@@ -206,12 +208,12 @@ pub(super) fn key<F>(place: &Location<'_>, state: &ModuleState, inputs: &Inputs)
         hash.word(bits.len() as u64);
         bits.iter().for_each(|&bit| hash.word(u64::from(bit)));
     }
-    hash.finish()
+    Ok(hash.finish())
 }
 
 impl Planner {
     pub(super) fn new() -> Self {
-        Self { entries: BTreeMap::new(), profile: None }
+        Self { entries: BTreeMap::new(), profiles: BTreeMap::new() }
     }
 
     pub(super) fn get(&self, key: &Fingerprint) -> Option<Arc<Entry>> {
@@ -221,13 +223,13 @@ impl Planner {
     /// The entry for a freshly traced step: the one at hand if the step is the same in every
     /// scalar, a new one with the same plan if only scalars or constants differ, and a new plan
     /// otherwise.
-    pub(super) fn entry<O>(
+    pub(super) fn entry<B: Target, O>(
         &mut self,
         settings: &Settings,
         key: Fingerprint,
         traced: Traced<O>,
-        state: &ModuleState,
-        inputs: &Inputs,
+        state: &ModuleState<B>,
+        inputs: &Inputs<B>,
     ) -> Result<Arc<Entry>>
     where
         O: StepOutput,
@@ -243,7 +245,7 @@ impl Planner {
             return Ok(entry.clone());
         }
         let problem = self.problem(settings, &program, state, inputs)?;
-        let budget = Allowance::new(settings.budget, &problem)?;
+        let budget = Allowance::new::<B>(settings.budget, &problem)?;
         // The same step called elsewhere, or only planned before, has its plan already.
         let known = known.or_else(|| self.entries.values().find(|e| e.fingerprint == fingerprint).cloned());
         let plan = match known {
@@ -253,7 +255,7 @@ impl Planner {
         check::check(&problem, &plan)?;
         let executable = Executable::new(&program, &plan.steps)?;
         let entry = Arc::new(Entry {
-            planned_peak: peak_with_views(&problem, &plan.steps)?,
+            planned_peak: peak_with_views::<B>(&problem, &plan.steps)?,
             results: program.results(),
             ends: program.ends,
             plan,
@@ -268,12 +270,12 @@ impl Planner {
     }
 
     /// The problem of a program, with costs from the profile or measured now.
-    pub(super) fn problem(
+    pub(super) fn problem<B: Target>(
         &mut self,
         settings: &Settings,
         program: &Program,
-        state: &ModuleState,
-        inputs: &Inputs,
+        state: &ModuleState<B>,
+        inputs: &Inputs<B>,
     ) -> Result<Problem> {
         let mut layouts: BTreeMap<ValueId, String> = BTreeMap::new();
         let module = program.ends.module.iter().map(|m| m.1).zip(&state.tensors);
@@ -283,28 +285,38 @@ impl Planner {
             }
         }
         let starts = |v: ValueId| layouts.get(&v).cloned();
-        let (path, profile) = self.profile.get_or_insert_with(|| open_profile(settings));
-        let known = profile.len();
-        let mut probe = FlexProbe::new(program, settings.handlers(), &starts);
+        let on = state.device()?;
+        let name = B::describe(&on);
+        let (path, profile) = self.profiles.entry(name.clone()).or_insert_with(|| open_profile(settings, name));
+        let known = (profile.len(), profile.link);
+        if settings.host_memory > Bytes::ZERO && profile.link.is_none() {
+            profile.link = B::link(&on);
+        }
+        let mut probe = OpProbe::<B>::new(&on, program, settings.handlers(), &starts);
         let mut progress = Progress::new(settings.quiet);
         let costs =
             measure::measure(&mut probe, program.values.len(), profile, &mut |done, all| progress.show(done, all));
         progress.end();
-        if profile.len() > known
+        if (profile.len(), profile.link) != known
             && let Some(path) = path
         {
             save_profile(path, profile);
         }
-        let device = Device { name: profile.device.clone(), ..Device::default() };
+        let mut device = Device { name: profile.device.clone(), ..Device::default() };
+        if let Some(link) = profile.link.filter(|_| settings.host_memory > Bytes::ZERO) {
+            device.host_memory = settings.host_memory;
+            (device.d2h_bytes_per_s, device.h2d_bytes_per_s) = (link.d2h_bytes_per_s, link.h2d_bytes_per_s);
+        }
         let costs = costs?;
-        program.problem("step", &costs, settings.held_bytes(state), TENSOR_BYTES, device)
+        program.problem("step", &costs, settings.held_bytes(state), B::TENSOR_BYTES, device)
     }
 
     /// A plan from the plan directory, or a new one.
     fn plan(settings: &Settings, problem: &Problem, allowance: &Allowance) -> Result<Plan> {
         let budget = allowance.for_plan;
         let file = settings.plan_directory.as_ref().map(|directory| {
-            directory.join(format!("{}-{}-{}.plan.json", problem.graph.fingerprint(), budget.get(), settings.solver))
+            let (graph, host) = (problem.graph.fingerprint(), problem.device.host_memory.get());
+            directory.join(format!("{graph}-{}-{host}-{}.plan.json", budget.get(), settings.solver))
         });
         if let Some(file) = file.as_ref().filter(|f| f.exists()) {
             let found = Plan::load(file).and_then(|plan| check::check(problem, &plan).map(|_| plan));
@@ -331,16 +343,13 @@ impl Planner {
 }
 
 /// The cost profile of this machine and where it is kept.
-fn open_profile(settings: &Settings) -> (Option<PathBuf>, Profile) {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let workspace = if alloc::installed() { "workspace measured" } else { "workspace not measured" };
-    let device = format!("flex 0.22.1 on {} with {threads} threads, {workspace}", processor());
+fn open_profile(settings: &Settings, device: String) -> (Option<PathBuf>, Profile) {
     let Some(directory) = &settings.profile_directory else {
         return (None, Profile::new(device));
     };
     let mut hash = Fnv::new();
     hash.text(&device);
-    let path = directory.join(format!("flex-{}.profile.json", hash.finish()));
+    let path = directory.join(format!("{}.profile.json", hash.finish()));
     let profile = match Profile::load(&path) {
         Ok(profile) if profile.device == device => profile,
         Ok(_) => Profile::new(device),
@@ -361,12 +370,6 @@ fn save_profile(path: &std::path::Path, profile: &Profile) {
     if let Err(error) = saved.and_then(|()| profile.save(path).map_err(|e| e.to_string())) {
         tracing::warn!("the cost profile is not kept: {error}");
     }
-}
-
-fn processor() -> String {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = info.lines().find(|l| l.starts_with("model name")).and_then(|l| l.split(':').nth(1));
-    model.map_or_else(|| std::env::consts::ARCH.to_owned(), |m| m.trim().to_owned())
 }
 
 /// A bar on standard error once measuring has taken a second, where that is a terminal.

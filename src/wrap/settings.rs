@@ -1,15 +1,18 @@
 //! How a wrapped module plans and runs.
 
+use std::any::Any;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(feature = "cubecl")]
+use burn_cubecl::CubeBackend;
 use burn_flex::Flex;
 use burn_router::CustomOpRegistry;
 
 use super::binding::ModuleState;
-use crate::runtime::flex_custom_ops;
+use crate::runtime::Target;
 use crate::units::{Budget, Bytes};
 
 /// When the closure of a step is traced again although its plan is at hand.
@@ -28,7 +31,7 @@ pub enum Retrace {
     Never,
 }
 
-type CustomOps = Arc<dyn Fn(&mut CustomOpRegistry<Flex>) + Send + Sync>;
+type CustomOps<B> = Arc<dyn Fn(&mut CustomOpRegistry<B>) + Send + Sync>;
 
 /// How a wrapped module plans and runs; see each method for its default.
 #[derive(Clone)]
@@ -38,12 +41,15 @@ pub struct Settings {
     pub(super) accumulate: bool,
     pub(super) solver: String,
     pub(super) solver_options: crate::solver::Options,
+    pub(super) host_memory: Bytes,
     pub(super) seed: u64,
     pub(super) plan_directory: Option<PathBuf>,
     pub(super) profile_directory: Option<PathBuf>,
     pub(super) retrace: Retrace,
     pub(super) quiet: bool,
-    custom_ops: CustomOps,
+    custom_ops: CustomOps<Flex>,
+    #[cfg(feature = "cubecl")]
+    cube_custom_ops: CustomOps<CubeBackend>,
 }
 
 impl Settings {
@@ -56,12 +62,15 @@ impl Settings {
             solver: "auto".into(),
             // A run does not need to know how good its plan is at best.
             solver_options: crate::solver::Options { prove: false, ..Default::default() },
+            host_memory: Bytes::ZERO,
             seed: 0,
             plan_directory: None,
             profile_directory: default_profile_directory(),
             retrace: Retrace::default(),
             quiet: false,
             custom_ops: Arc::new(|_| {}),
+            #[cfg(feature = "cubecl")]
+            cube_custom_ops: Arc::new(|_| {}),
         }
     }
 
@@ -88,6 +97,14 @@ impl Settings {
     /// The solver's time limit. Default: that of [`solver::Options`](crate::solver::Options).
     pub fn time_limit(mut self, limit: Duration) -> Self {
         self.solver_options.time_limit = limit;
+        self
+    }
+
+    /// Host memory that activations may be moved to while they are not needed, where that is faster
+    /// than making them again. Default: none. On the CPU nothing is moved: its memory is the
+    /// host's.
+    pub fn host_memory(mut self, bytes: Bytes) -> Self {
+        self.host_memory = bytes;
         self
     }
 
@@ -130,19 +147,36 @@ impl Settings {
         self
     }
 
+    /// The same for CubeCL devices.
+    #[cfg(feature = "cubecl")]
+    pub fn cube_custom_ops(
+        mut self,
+        register: impl Fn(&mut CustomOpRegistry<CubeBackend>) + Send + Sync + 'static,
+    ) -> Self {
+        self.cube_custom_ops = Arc::new(register);
+        self
+    }
+
     /// The budget.
     pub fn budget(&self) -> Budget {
         self.budget
     }
 
-    pub(super) fn handlers(&self) -> CustomOpRegistry<Flex> {
-        let mut registry = flex_custom_ops();
-        (self.custom_ops)(&mut registry);
+    pub(super) fn handlers<B: Target>(&self) -> CustomOpRegistry<B> {
+        let mut registry = B::custom_ops();
+        let any: &mut dyn Any = &mut registry;
+        if let Some(flex) = any.downcast_mut::<CustomOpRegistry<Flex>>() {
+            (self.custom_ops)(flex);
+        }
+        #[cfg(feature = "cubecl")]
+        if let Some(cube) = any.downcast_mut::<CustomOpRegistry<CubeBackend>>() {
+            (self.cube_custom_ops)(cube);
+        }
         registry
     }
 
     /// Bytes held all the time beside the step: optimizer state, accumulated gradients.
-    pub(super) fn held_bytes(&self, state: &ModuleState) -> Bytes {
+    pub(super) fn held_bytes<B: Target>(&self, state: &ModuleState<B>) -> Bytes {
         let (elements, bytes) = state.trained();
         let accumulated = if self.accumulate { bytes } else { 0 };
         Bytes((elements as f64 * self.optimizer_bytes) as u64 + accumulated)

@@ -42,9 +42,11 @@ pub mod variants;
 pub mod vit;
 
 mod data;
+mod device;
 mod seeded;
 mod settings;
 
+pub use device::{DEVICES, device};
 pub use settings::{Setting, Settings, Spec};
 
 use burn::module::Module;

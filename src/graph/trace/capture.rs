@@ -60,7 +60,7 @@ pub(super) struct Captured {
     pub input_ids: Vec<TensorId>,
     /// Everything recorded before this marker op is forward.
     pub marker: TensorId,
-    pub loss: TensorId,
+    pub loss: Option<TensorId>,
     pub outputs: Vec<TensorId>,
     /// Gradient of each trainable tensor the loss reaches: index into `module`, id.
     pub gradients: Vec<(usize, TensorId)>,
@@ -77,7 +77,7 @@ where
     O: StepOutput,
     F: FnOnce(&M, I) -> O,
 {
-    let survey = Survey::of(model)?;
+    let survey = Survey::of(model, O::TRAINS)?;
     let device = CaptureSlot::take(&survey.device)?;
     // `valid` gives running statistics buffers of their own: mapping a clone would write into the
     // original's, which clones share.
@@ -87,7 +87,11 @@ where
     let captured = quietly(|| {
         device.device.capture_scope(|scope| {
             let mut record = Recorder { device: &device.device, survey: &survey };
-            match record.run::<M, I, O, F>(plain, inputs, step) {
+            let recorded = match O::TRAINS {
+                true => record.run::<M, I, O, F>(plain, inputs, step),
+                false => record.infer::<M, I, O, F>(plain, inputs, step),
+            };
+            match recorded {
                 Ok(recorded) => {
                     let ids = recorded.0.boundary();
                     result = Some(recorded);
@@ -126,7 +130,7 @@ struct Survey {
 }
 
 impl Survey {
-    fn of<M: Module>(model: &M) -> Result<Self> {
+    fn of<M: Module>(model: &M, trains: bool) -> Result<Self> {
         let mut visitor = SurveyVisitor::default();
         catch(AssertUnwindSafe(|| model.visit(&mut visitor)), "visiting the module")?;
         if let Some(quantized) = visitor.quantized {
@@ -136,8 +140,11 @@ impl Survey {
                     .into(),
             });
         }
-        let device = model_device(model)?;
-        if !visitor.tensors.iter().any(|t| t.trainable) {
+        let device = model_device(model, trains)?;
+        if !trains {
+            visitor.tensors.iter_mut().for_each(|t| (t.trainable, t.clone_of) = (false, None));
+        }
+        if trains && !visitor.tensors.iter().any(|t| t.trainable) {
             return Err(Error::Trace {
                 why: "the module has no trainable parameter, so there is nothing to differentiate".into(),
                 help: "unfreeze at least one parameter, or create the module on an autodiff device: \
@@ -149,15 +156,21 @@ impl Survey {
     }
 }
 
-/// The one autodiff device the module lives on.
+/// The one device the module lives on; one with autodiff if it is to be trained.
 ///
 /// # Errors
-/// [`Error::Trace`] when it lives on several, on none with autodiff, or has gradient
-/// checkpointing switched on.
-pub(crate) fn model_device<M: Module>(model: &M) -> Result<Device> {
+/// [`Error::Trace`] when it lives on several, and, if it is to be trained, when it is on none with
+/// autodiff or has gradient checkpointing switched on.
+pub(crate) fn model_device<M: Module>(model: &M, trains: bool) -> Result<Device> {
     let devices = model.devices();
-    let mut autodiff = devices.iter().filter(|d| d.is_autodiff());
-    let Some(device) = autodiff.next() else {
+    let mut usable = devices.iter().filter(|d| !trains || d.is_autodiff());
+    let Some(device) = usable.next() else {
+        if !trains {
+            return Err(Error::Trace {
+                why: "the module has no tensors, so there is nothing to plan".into(),
+                help: "call the module itself".into(),
+            });
+        }
         return Err(Error::Trace {
             why: "the module is not on an autodiff device".into(),
             help: "create it on one: `Config::init(&Device::flex().autodiff())`, or call `.train()` on it".into(),
@@ -172,7 +185,7 @@ pub(crate) fn model_device<M: Module>(model: &M) -> Result<Device> {
             help: "move it to one device with `to_device`".into(),
         });
     }
-    if device.gradient_checkpointing_strategy() == Some(GradientCheckpointingStrategy::Balanced) {
+    if trains && device.gradient_checkpointing_strategy() == Some(GradientCheckpointingStrategy::Balanced) {
         return Err(Error::Trace {
             why: "gradient checkpointing is switched on for the module's device".into(),
             help: "use `Device::autodiff()` without `gradient_checkpointing()`: plimsoll decides what is recomputed"
@@ -201,7 +214,11 @@ impl SurveyVisitor {
 
     /// The earlier tensor that shares this one's leaf, if there is one.
     fn leaf<const D: usize>(&mut self, tensor: Tensor<D>) -> Option<usize> {
-        let node = tensor.try_into_primitive::<Autodiff<Flex>>().ok()?.id();
+        #[cfg(feature = "cubecl")]
+        let on_cube = tensor.clone().try_into_primitive::<Autodiff<burn_cubecl::CubeBackend>>().ok().map(|t| t.id());
+        #[cfg(not(feature = "cubecl"))]
+        let on_cube = None;
+        let node = on_cube.or_else(|| Some(tensor.try_into_primitive::<Autodiff<Flex>>().ok()?.id()))?;
         let known = self.leaves.iter().find(|(other, _)| *other == node).map(|&(_, index)| index);
         if known.is_none() {
             self.leaves.push((node, self.tensors.len()));
@@ -255,7 +272,7 @@ impl Recorder<'_> {
         let leaves = lift.leaves;
 
         let mut input_ids = Vec::new();
-        let lifted = inputs.clone().map(&mut InputLifter { device: self.device, ids: &mut input_ids });
+        let lifted = inputs.clone().map(&mut InputLifter { device: self.device, ids: &mut input_ids, lift: true });
         let (loss, outputs) = step(&model, lifted).split();
 
         let mut tip = LossReader::default();
@@ -287,13 +304,47 @@ impl Recorder<'_> {
             module_ids,
             input_ids,
             marker,
-            loss: loss_id,
+            loss: Some(loss_id),
             outputs: reader.ids,
             gradients: gradient_ids,
             buffers,
         };
         // The record's boundary must be alive while the scope closes.
         drop((kept, updated));
+        Ok((captured, loss, outputs))
+    }
+
+    /// Record a forward of the module as [`Module::valid`] leaves it.
+    fn infer<M, I, O, F>(&mut self, plain: M, inputs: &I, step: F) -> Result<(Captured, O::Loss, O::Output)>
+    where
+        M: Module,
+        I: Tensors,
+        O: StepOutput,
+        F: FnOnce(&M, I) -> O,
+    {
+        let mut module_ids = Vec::new();
+        let empty = plain.map(&mut Emptier { device: self.device, ids: &mut module_ids });
+        let model = empty.to_device(self.device);
+        let mut input_ids = Vec::new();
+        let inputs = inputs.clone().map(&mut InputLifter { device: self.device, ids: &mut input_ids, lift: false });
+        let (loss, outputs) = step(&model, inputs).split();
+        let marker = id_of(Tensor::<1>::empty([1], self.device))?;
+        let mut reader = OutputReader::default();
+        let outputs = outputs.map(&mut reader);
+        if let Some(error) = reader.error {
+            return Err(error);
+        }
+        let captured = Captured {
+            graph: CapturedGraph { graph: Vec::new().into(), values: Default::default() },
+            module: self.survey.tensors.clone(),
+            module_ids,
+            input_ids,
+            marker,
+            loss: None,
+            outputs: reader.ids,
+            gradients: Vec::new(),
+            buffers: Vec::new(),
+        };
         Ok((captured, loss, outputs))
     }
 }
@@ -373,7 +424,7 @@ impl Captured {
         let gradients = self.gradients.iter().map(|&(_, id)| id);
         let buffers = self.buffers.iter().map(|&(_, id)| id);
         let mut ids: Vec<TensorId> =
-            std::iter::once(self.loss).chain(self.outputs.iter().copied()).chain(gradients).chain(buffers).collect();
+            self.loss.into_iter().chain(self.outputs.iter().copied()).chain(gradients).chain(buffers).collect();
         ids.sort_unstable();
         ids.dedup();
         ids
@@ -521,6 +572,7 @@ fn float_id<const D: usize>(tensor: Tensor<D>) -> Result<TensorId, String> {
 struct InputLifter<'a> {
     device: &'a Device,
     ids: &'a mut Vec<TensorId>,
+    lift: bool,
 }
 
 impl TensorMapper for InputLifter<'_> {
@@ -528,19 +580,28 @@ impl TensorMapper for InputLifter<'_> {
         let new = Tensor::<D>::empty(tensor.shape(), (self.device, tensor.dtype()));
         let inner = new.try_into_primitive::<CaptureBackend>().expect("it was made on the capture device");
         self.ids.push(inner.id());
-        Tensor::from_primitive::<Lifted>(<Lifted as AutodiffBackend>::from_inner(inner))
+        match self.lift {
+            true => Tensor::from_primitive::<Lifted>(<Lifted as AutodiffBackend>::from_inner(inner)),
+            false => Tensor::from_primitive::<CaptureBackend>(inner),
+        }
     }
     fn int<const D: usize>(&mut self, tensor: Tensor<D, Int>) -> Tensor<D, Int> {
         let new = Tensor::<D, Int>::empty(tensor.shape(), (self.device, tensor.dtype()));
         let inner = new.try_into_primitive::<CaptureBackend>().expect("it was made on the capture device");
         self.ids.push(inner.id());
-        Tensor::from_primitive::<Lifted>(inner)
+        match self.lift {
+            true => Tensor::from_primitive::<Lifted>(inner),
+            false => Tensor::from_primitive::<CaptureBackend>(inner),
+        }
     }
     fn bool<const D: usize>(&mut self, tensor: Tensor<D, Bool>) -> Tensor<D, Bool> {
         let new = Tensor::<D, Bool>::empty(tensor.shape(), (self.device, tensor.dtype()));
         let inner = new.try_into_primitive::<CaptureBackend>().expect("it was made on the capture device");
         self.ids.push(inner.id());
-        Tensor::from_primitive::<Lifted>(inner)
+        match self.lift {
+            true => Tensor::from_primitive::<Lifted>(inner),
+            false => Tensor::from_primitive::<CaptureBackend>(inner),
+        }
     }
 }
 

@@ -12,6 +12,7 @@ pub use capture::{Kind, ModuleTensor};
 pub(crate) use capture::{model_device, panic_message, quietly};
 pub use program::{Ends, Program, ProgramValue};
 pub(crate) use program::{SetStatus, kind_of};
+pub(crate) use tensors::Forward;
 pub use tensors::{StepOutput, TensorMapper, Tensors};
 
 use crate::error::Result;

@@ -50,8 +50,8 @@ pub struct Ends {
     pub inputs: Vec<Option<ValueId>>,
     /// Tensors made from host data inside the model.
     pub constants: Vec<(ValueId, TensorData)>,
-    /// The loss.
-    pub loss: ValueId,
+    /// The loss, if the step has one.
+    pub loss: Option<ValueId>,
     /// The step's other results.
     pub outputs: Vec<ValueId>,
     /// Index into `module` and gradient, for each trainable tensor the loss reaches.
@@ -116,7 +116,8 @@ impl Program {
         source.extend(input_ids.iter().map(|&id| (id, Role::Input)));
         source.extend(graph.values.keys().map(|&id| (id, Role::Constant)));
 
-        let wanted = std::iter::once(loss)
+        let wanted = loss
+            .into_iter()
             .chain(outputs.iter().copied())
             .chain(gradients.iter().map(|g| g.1))
             .chain(buffers.iter().map(|b| b.1));
@@ -144,7 +145,7 @@ impl Program {
             }
             kinds.push(kind_of(op));
             phases.push(match index {
-                i if op.outputs().any(|t| t.id == loss) && i < loss_index => Phase::Loss,
+                i if op.outputs().any(|t| Some(t.id) == loss) && i < loss_index => Phase::Loss,
                 i if i < loss_index => Phase::Forward,
                 _ => Phase::Backward,
             });
@@ -153,7 +154,7 @@ impl Program {
         // An output may be a parameter or input as it is, which no op mentions.
         for op in &operations {
             for tensor in op.outputs() {
-                let given_out = tensor.id == loss || outputs.contains(&tensor.id);
+                let given_out = Some(tensor.id) == loss || outputs.contains(&tensor.id);
                 if given_out && let Some(&role) = source.get(&tensor.id) {
                     number(tensor, role);
                 }
@@ -171,7 +172,7 @@ impl Program {
 
         let find =
             |id: TensorId| numbers.get(&id).copied().ok_or_else(|| internal("a result is missing from the record"));
-        let loss = find(loss)?;
+        let loss = loss.map(find).transpose()?;
         let outputs = outputs.into_iter().map(find).collect::<Result<Vec<_>>>()?;
         let gradients = gradients.into_iter().map(|(i, id)| Ok((i, find(id)?))).collect::<Result<Vec<_>>>()?;
         let buffers = buffers.into_iter().map(|(i, id)| Ok((i, find(id)?))).collect::<Result<Vec<_>>>()?;
@@ -181,7 +182,7 @@ impl Program {
                 values[v].role = role;
             }
         };
-        mark(loss, Role::Loss);
+        loss.iter().for_each(|&v| mark(v, Role::Loss));
         gradients.iter().for_each(|g| mark(g.1, Role::Gradient));
         outputs.iter().for_each(|&v| mark(v, Role::Output));
         buffers.iter().for_each(|b| mark(b.1, Role::Output));
@@ -199,7 +200,7 @@ impl Program {
     pub fn results(&self) -> Vec<ValueId> {
         let ends = &self.ends;
         let (gradients, buffers) = (ends.gradients.iter().map(|g| g.1), ends.buffers.iter().map(|b| b.1));
-        std::iter::once(ends.loss).chain(ends.outputs.iter().copied()).chain(gradients).chain(buffers).collect()
+        ends.loss.into_iter().chain(ends.outputs.iter().copied()).chain(gradients).chain(buffers).collect()
     }
 
     /// Whether `value` comes from outside the step.

@@ -84,7 +84,9 @@ tuple!(A, B, C, D, E, F, G, H);
 
 /// What a step's closure may return: a loss, or a loss and other results beside it.
 pub trait StepOutput {
-    /// The loss, of any rank with one element.
+    /// Whether there is a loss to differentiate.
+    const TRAINS: bool = true;
+    /// The loss, of any rank with one element; `()` where there is none.
     type Loss: Tensors;
     /// The other results; `()` when there are none.
     type Output: Tensors;
@@ -105,5 +107,17 @@ impl<const D: usize, A: Tensors> StepOutput for (Tensor<D>, A) {
     type Output = A;
     fn split(self) -> (Self::Loss, Self::Output) {
         self
+    }
+}
+
+/// The results of a step that only infers.
+pub struct Forward<T>(pub T);
+
+impl<T: Tensors> StepOutput for Forward<T> {
+    const TRAINS: bool = false;
+    type Loss = ();
+    type Output = T;
+    fn split(self) -> (Self::Loss, Self::Output) {
+        ((), self.0)
     }
 }

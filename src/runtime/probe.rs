@@ -1,0 +1,198 @@
+//! Measuring ops by running them one by one.
+//!
+//! What a backend does with its buffers is read off the buffers themselves: an output that lies in
+//! an input's buffer is a view; an output that lies where a given-away input lay was computed in
+//! place. So the graph's storages are what the backend really does, for every op there is.
+
+use burn_ir::{HandleKind, OperationIr, TensorId, TensorIr, TensorStatus};
+use burn_router::{CustomOpRegistry, TensorInterpreter};
+
+use super::random;
+use super::target::{Clock, Place, Target};
+use crate::alloc;
+use crate::cost::OpCost;
+use crate::cost::measure::Probe;
+use crate::entity::{OpId, ValueId};
+use crate::error::{Error, Result};
+use crate::graph::trace::{Program, SetStatus, panic_message, quietly};
+use crate::units::{Bytes, Nanos};
+
+/// Runs the ops of a program one by one.
+pub struct OpProbe<'a, B: Target> {
+    device: &'a B::Device,
+    program: &'a Program,
+    starts: &'a dyn Fn(ValueId) -> Option<String>,
+    custom_ops: CustomOpRegistry<B>,
+}
+
+impl<'a, B: Target> OpProbe<'a, B> {
+    /// A probe for `program`. `starts` gives the layout of a value bound from outside, or `None`
+    /// where it is the plain one.
+    pub fn new(
+        device: &'a B::Device,
+        program: &'a Program,
+        custom_ops: CustomOpRegistry<B>,
+        starts: &'a dyn Fn(ValueId) -> Option<String>,
+    ) -> Self {
+        Self { device, program, starts, custom_ops }
+    }
+}
+
+/// What one run of an op showed.
+struct Run<B: Target> {
+    time: Nanos,
+    workspace: Bytes,
+    inputs: Vec<Place>,
+    outputs: Vec<HandleKind<B>>,
+}
+
+impl<B: Target> OpProbe<'_, B> {
+    /// Run `op` once on stand-ins; input number `given_away` is the backend's to overwrite.
+    fn run(&self, op: OpId, layouts: &[&str], fill: f64, given_away: Option<usize>) -> Result<Run<B>, String> {
+        let ir = &self.program.ops[op];
+        if let OperationIr::Float(_, burn_ir::FloatOperationIr::Random(r))
+        | OperationIr::NumericFloat(_, burn_ir::NumericOperationIr::IntRandom(r))
+        | OperationIr::NumericInt(_, burn_ir::NumericOperationIr::IntRandom(r)) = ir
+        {
+            return self.run_random(r);
+        }
+        let mut interpreter = TensorInterpreter::<B>::with_custom_ops(self.device.clone(), self.custom_ops.clone());
+        let mut places: Vec<Place> = Vec::new();
+        let mut seen: Vec<TensorId> = Vec::new();
+        for (input, layout) in ir.inputs().zip(layouts) {
+            if let Some(first) = seen.iter().position(|&id| id == input.id) {
+                places.push(places[first]);
+                seen.push(input.id);
+                continue;
+            }
+            // Integers index things: zero is an index of everything.
+            let fill = if input.dtype.is_float() { fill } else { (fill - 0.5).max(0.0) };
+            let stand_in = B::stand_in(&input.shape, input.dtype, layout, fill, self.device);
+            let stand_in = stand_in.ok_or("an unreadable layout")?;
+            places.push(B::place(&stand_in));
+            seen.push(input.id);
+            interpreter.register_tensor_to_device(input.id, stand_in);
+        }
+        let taken = given_away.map(|k| seen[k]);
+        let mut ready = ir.clone();
+        ready.visit_mut(&mut SetStatus(|t: &TensorIr| match t.status {
+            TensorStatus::NotInit => TensorStatus::NotInit,
+            _ if Some(t.id) == taken => TensorStatus::ReadWrite,
+            _ => TensorStatus::ReadOnly,
+        }));
+        let clock = Clock::start::<B>(self.device);
+        alloc::start_watch();
+        let before = alloc::live();
+        interpreter.register_op(ready);
+        let time = clock.stop::<B>(self.device);
+        let peak = alloc::watched();
+        let after = alloc::live();
+        let outputs = ir
+            .outputs()
+            .map(|t| match interpreter.get_tensor(&TensorIr { status: TensorStatus::ReadOnly, ..t.clone() }) {
+                HandleKind::Quantized(_) => None,
+                handle => Some(handle),
+            })
+            .collect::<Option<Vec<_>>>()
+            .ok_or("a quantized output")?;
+        // Bookkeeping of the interpreter and of tensors is a few hundred bytes, not workspace.
+        let workspace = peak.saturating_sub(after.max(before));
+        let workspace = if workspace.get() < 1024 || !B::IN_HEAP { Bytes::ZERO } else { workspace };
+        Ok(Run { time, workspace, inputs: places, outputs })
+    }
+
+    fn run_random(&self, op: &burn_ir::RandomOpIr) -> Result<Run<B>, String> {
+        let clock = Clock::start::<B>(self.device);
+        let drawn = B::of_data(random::draw(op, 0)?, self.device);
+        let time = clock.stop::<B>(self.device);
+        Ok(Run { time, workspace: Bytes::ZERO, inputs: Vec::new(), outputs: vec![drawn] })
+    }
+
+    fn try_run(&self, op: OpId, layouts: &[&str], fill: f64, given_away: Option<usize>) -> Result<Run<B>, String> {
+        quietly(|| self.run(op, layouts, fill, given_away)).unwrap_or_else(|panic| Err(panic_message(&*panic)))
+    }
+}
+
+impl<B: Target> Probe for OpProbe<'_, B> {
+    fn ops(&self) -> usize {
+        self.program.ops.len()
+    }
+
+    fn reads_and_writes(&self, op: OpId) -> (Vec<ValueId>, Vec<ValueId>) {
+        self.program.reads_and_writes(op)
+    }
+
+    fn layout_at_start(&self, value: ValueId) -> String {
+        (self.starts)(value).unwrap_or_default()
+    }
+
+    fn signature(&self, op: OpId, layouts: &[&str]) -> String {
+        self.program.signature(op, layouts)
+    }
+
+    fn measure(&mut self, op: OpId, layouts: &[&str]) -> Result<OpCost> {
+        // Zero is no divisor and one is no index into a table of one: try both.
+        let fail = |why: String| Error::Execution { at: format!("measuring {op} ({})", self.program.kinds[op]), why };
+        let (fill, first) = match self.try_run(op, layouts, 0.5, None) {
+            Ok(run) => (0.5, run),
+            Err(_) => (1.5, self.try_run(op, layouts, 1.5, None).map_err(fail)?),
+        };
+        let views: Vec<Option<usize>> = first
+            .outputs
+            .iter()
+            .map(|o| {
+                first.inputs.iter().position(|a| a.buffer == B::place(o).buffer && B::buffer_bytes(o) > Bytes::ZERO)
+            })
+            .collect();
+        let texts: Vec<String> = first.outputs.iter().map(|o| B::layout(o).unwrap_or_default()).collect();
+        let sizes = first.outputs.iter().map(B::buffer_bytes).collect();
+        let mut workspace = first.workspace;
+        let first_inputs = first.inputs.clone();
+        let output_bytes: Vec<Bytes> = first.outputs.iter().map(B::buffer_bytes).collect();
+        drop(first);
+
+        // How much workspace an op takes depends on how many threads happen to share it, so ops that
+        // take any are run more often.
+        let mut times = Vec::new();
+        let mut spent = Nanos::ZERO;
+        loop {
+            let run = self.try_run(op, layouts, fill, None).map_err(fail)?;
+            times.push(run.time);
+            spent += run.time;
+            workspace = workspace.max(run.workspace);
+            let (enough, patience) = if workspace > Bytes::ZERO { (16, 30_000_000) } else { (9, 4_000_000) };
+            if times.len() >= enough || (times.len() >= 2 && spent.get() > patience) {
+                break;
+            }
+        }
+        times.sort_unstable();
+
+        let mut inplace = Vec::new();
+        let inputs: Vec<&TensorIr> = self.program.ops[op].inputs().collect();
+        for (a, input) in inputs.iter().enumerate() {
+            let alone = inputs.iter().filter(|t| t.id == input.id).count() == 1;
+            let size = input.shape.num_elements() * input.dtype.size();
+            let candidate = alone
+                && layouts[a].is_empty()
+                && output_bytes.contains(&Bytes(size as u64))
+                && views.iter().all(Option::is_none);
+            if !candidate || first_inputs.is_empty() {
+                continue;
+            }
+            let run = self.try_run(op, layouts, fill, Some(a)).map_err(fail)?;
+            // In place, and lying there as it would anywhere else: what follows must not depend on
+            // where the plan puts things.
+            let taken = |(b, output): (usize, &HandleKind<B>)| {
+                let there = B::place(output) == run.inputs[a];
+                (there && B::layout(output).unwrap_or_default() == texts[b]).then_some((a, b))
+            };
+            let pairs: Vec<_> = run.outputs.iter().enumerate().filter_map(taken).collect();
+            // An input given away and not reused is freed once the op is done: no workspace.
+            if !pairs.is_empty() {
+                workspace = workspace.max(run.workspace);
+            }
+            inplace.extend(pairs);
+        }
+        Ok(OpCost { time: times[times.len() / 2], workspace, views, inplace, sizes, layouts: texts })
+    }
+}

@@ -1,0 +1,213 @@
+//! What a backend must offer for steps to run on it.
+
+use std::fmt::Debug;
+
+use std::time::Instant;
+
+use burn::tensor::{Bool, Int, Tensor};
+use burn_backend::{DType, ProfileOptions, ProfileToken, Shape, TensorData};
+use burn_ir::{BackendIr, HandleKind};
+use burn_router::CustomOpRegistry;
+
+use crate::cost::Link;
+use crate::units::{Bytes, Nanos};
+
+/// Where a tensor lies: tensors in one buffer have the same first part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The buffer.
+    pub buffer: u64,
+    /// Bytes before the tensor in it.
+    pub offset: u64,
+}
+
+/// What is in use on a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes of live allocations, padding included.
+    pub in_use: Bytes,
+    /// Bytes held from the device, live or for reuse.
+    pub reserved: Bytes,
+}
+
+/// A backend that steps run on: how its tensors come in and go out, how they lie in memory, and
+/// how its work is waited for. Sealed by what it asks for: Burn's dispatch knows the backends.
+pub trait Target: BackendIr + Debug {
+    /// A tensor set aside in host memory.
+    type Host: Send;
+
+    /// A tensor of Burn's as this backend's.
+    ///
+    /// # Errors
+    /// Why it is none: it is another backend's.
+    fn float_in<const D: usize>(tensor: Tensor<D>) -> Result<HandleKind<Self>, String>;
+    /// See [`float_in`](Self::float_in).
+    ///
+    /// # Errors
+    /// Why it is none of this backend.
+    fn int_in<const D: usize>(tensor: Tensor<D, Int>) -> Result<HandleKind<Self>, String>;
+    /// See [`float_in`](Self::float_in).
+    ///
+    /// # Errors
+    /// Why it is none of this backend.
+    fn bool_in<const D: usize>(tensor: Tensor<D, Bool>) -> Result<HandleKind<Self>, String>;
+
+    /// A float tensor as Burn's; `None` for one of another kind.
+    fn float_out<const D: usize>(handle: HandleKind<Self>) -> Option<Tensor<D>>;
+    /// An integer tensor as Burn's; `None` for one of another kind.
+    fn int_out<const D: usize>(handle: HandleKind<Self>) -> Option<Tensor<D, Int>>;
+    /// A bool tensor as Burn's; `None` for one of another kind.
+    fn bool_out<const D: usize>(handle: HandleKind<Self>) -> Option<Tensor<D, Bool>>;
+
+    /// Shape and element type.
+    fn form(handle: &HandleKind<Self>) -> (Shape, DType);
+    /// The device it is on.
+    fn device_of(handle: &HandleKind<Self>) -> Self::Device;
+    /// How it lies in its buffer, as text: strides, offset, buffer bytes. `None` for the plain
+    /// layout: contiguous, from the start of a buffer of just its size.
+    fn layout(handle: &HandleKind<Self>) -> Option<String>;
+    /// Where it lies.
+    fn place(handle: &HandleKind<Self>) -> Place;
+    /// Bytes of its buffer.
+    fn buffer_bytes(handle: &HandleKind<Self>) -> Bytes;
+
+    /// A tensor of host data.
+    fn of_data(data: TensorData, device: &Self::Device) -> HandleKind<Self>;
+    /// A tensor with the given layout over a buffer of its own, filled with `fill`; `None` where
+    /// the text is no layout.
+    fn stand_in(
+        shape: &Shape,
+        dtype: DType,
+        layout: &str,
+        fill: f64,
+        device: &Self::Device,
+    ) -> Option<HandleKind<Self>>;
+
+    /// Copy a tensor to host memory, and wait for it: what it lay in may be overwritten afterwards.
+    ///
+    /// # Errors
+    /// What went wrong on the device, of this or of earlier work.
+    fn to_host(handle: HandleKind<Self>) -> Result<Self::Host, String>;
+    /// Bring it back.
+    fn from_host(host: Self::Host, device: &Self::Device) -> HandleKind<Self>;
+    /// How fast tensors move to host memory and back, measured now; `None` where they lie in host
+    /// memory already.
+    fn link(device: &Self::Device) -> Option<Link>;
+
+    /// Handlers of the custom operations Burn itself records (the Fourier transforms).
+    fn custom_ops() -> CustomOpRegistry<Self>;
+    /// Wake what an op in the middle of a step would find awake.
+    fn wake(device: &Self::Device);
+    /// Wait until all that was begun is done.
+    fn settle(device: &Self::Device);
+    /// What the device's pools hold; `None` where the backend has none.
+    fn usage(device: &Self::Device) -> Option<Usage>;
+    /// The backend, its version and the device, for profiles of costs.
+    fn describe(device: &Self::Device) -> String;
+    /// Whether tensors lie in the process's heap, where the counting allocator sees them.
+    const IN_HEAP: bool;
+    /// What a live tensor takes beside its elements.
+    const TENSOR_BYTES: Bytes;
+    /// What a live view takes.
+    const VIEW_BYTES: Bytes;
+}
+
+/// Takes the time of what is done between its start and its stop, by the device's clock where it
+/// has one.
+pub(super) struct Clock {
+    window: Option<ProfileToken>,
+    start: Instant,
+}
+
+impl Clock {
+    pub fn start<B: Target>(device: &B::Device) -> Self {
+        B::wake(device);
+        let window = B::profile_start(device).ok().flatten();
+        Self { window, start: Instant::now() }
+    }
+
+    /// Waits for what was begun.
+    pub fn stop<B: Target>(self, device: &B::Device) -> Nanos {
+        let closed = self.window.and_then(|window| {
+            let window = B::profile_end(device, window, ProfileOptions::default().flush()).ok()?;
+            burn_std::reader::try_read_sync(window.resolve()).flatten()
+        });
+        B::settle(device);
+        let time = closed.map_or_else(|| self.start.elapsed(), |ticks| ticks.duration());
+        Nanos(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
+    }
+}
+
+/// Tensors in and out through Burn's dispatch: the same words for every backend.
+macro_rules! through_dispatch {
+    () => {
+        fn float_in<const D: usize>(tensor: Tensor<D>) -> Result<HandleKind<Self>, String> {
+            let plain = tensor.without_autodiff().try_into_primitive::<Self>();
+            plain.map(HandleKind::Float).map_err(|e| format!("{e:?}"))
+        }
+        fn int_in<const D: usize>(tensor: Tensor<D, Int>) -> Result<HandleKind<Self>, String> {
+            let plain = tensor.without_autodiff().try_into_primitive::<Self>();
+            plain.map(HandleKind::Int).map_err(|e| format!("{e:?}"))
+        }
+        fn bool_in<const D: usize>(tensor: Tensor<D, Bool>) -> Result<HandleKind<Self>, String> {
+            let plain = tensor.without_autodiff().try_into_primitive::<Self>();
+            plain.map(HandleKind::Bool).map_err(|e| format!("{e:?}"))
+        }
+        fn float_out<const D: usize>(handle: HandleKind<Self>) -> Option<Tensor<D>> {
+            match handle {
+                HandleKind::Float(t) => Some(Tensor::from_primitive::<Self>(t)),
+                _ => None,
+            }
+        }
+        fn int_out<const D: usize>(handle: HandleKind<Self>) -> Option<Tensor<D, Int>> {
+            match handle {
+                HandleKind::Int(t) => Some(Tensor::from_primitive::<Self>(t)),
+                _ => None,
+            }
+        }
+        fn bool_out<const D: usize>(handle: HandleKind<Self>) -> Option<Tensor<D, Bool>> {
+            match handle {
+                HandleKind::Bool(t) => Some(Tensor::from_primitive::<Self>(t)),
+                _ => None,
+            }
+        }
+    };
+}
+pub(super) use through_dispatch;
+
+/// The kind of handle that a tensor of this type is.
+macro_rules! handle_of {
+    ($dtype:expr, $tensor:expr) => {
+        match $dtype {
+            d if d.is_float() => HandleKind::Float($tensor),
+            d if d.is_bool() => HandleKind::Bool($tensor),
+            _ => HandleKind::Int($tensor),
+        }
+    };
+}
+pub(super) use handle_of;
+
+/// Elements of a type, all the same. One-byte and other types: all zero is a valid value of each.
+pub(super) fn filled(dtype: DType, count: usize, fill: f64) -> burn_std::Bytes {
+    use burn_std::Bytes as Buffer;
+    match dtype {
+        DType::F64 => Buffer::from_elems(vec![fill; count]),
+        DType::F32 | DType::Flex32 => Buffer::from_elems(vec![fill as f32; count]),
+        DType::F16 => Buffer::from_elems(vec![burn_std::f16::from_f64(fill); count]),
+        DType::BF16 => Buffer::from_elems(vec![burn_std::bf16::from_f64(fill); count]),
+        DType::I64 => Buffer::from_elems(vec![fill as i64; count]),
+        DType::I32 => Buffer::from_elems(vec![fill as i32; count]),
+        _ => Buffer::from_bytes_vec(vec![0u8; count * dtype.size()]),
+    }
+}
+
+/// Strides, offset and buffer bytes of a layout's text.
+pub(super) fn parse_layout(text: &str) -> Option<(Vec<isize>, usize, usize)> {
+    let (strides, rest) = text.split_once('@')?;
+    let (offset, buffer) = rest.split_once('/')?;
+    let strides: Option<Vec<isize>> = match strides {
+        "" => Some(Vec::new()),
+        _ => strides.split(',').map(|s| s.parse().ok()).collect(),
+    };
+    Some((strides?, offset.parse().ok()?, buffer.parse().ok()?))
+}
