@@ -212,6 +212,7 @@ fn worst_step_back(problem: &Problem, options: &Options) -> (f64, usize) {
 
 #[test]
 fn more_budget_is_never_slower() {
+    let _alone = alone();
     let limited = Options { node_limit: Some(200), time_limit: std::time::Duration::from_secs(600), ..training() };
     for name in ["unet", "mixer", "fno", "outputs"] {
         let problem = problem_of(name, Some("10e12,200e9"));
