@@ -3,15 +3,12 @@
 mod common;
 
 use burn::tensor::{Device, TensorData};
-use common::{alone, settings, small};
+use common::{SLACK, alone, settings, small};
 use plimsoll::zoo::{self, ZooModel, ZooVisitor};
 use plimsoll::{Budget, Error, Rematerialize, StepReport};
 
 #[global_allocator]
 static ALLOCATOR: plimsoll::alloc::Counting = plimsoll::alloc::Counting;
-
-/// What small models owe to their size: see tests/train.rs.
-const SLACK: u64 = 256 * 1024;
 
 struct Compare;
 
@@ -102,4 +99,32 @@ fn a_module_without_autodiff_infers() {
     assert_eq!(done.output.into_data(), want);
     let error = model.step(x, |m: &burn::nn::Linear, x| m.forward(x).mean()).unwrap_err();
     assert!(error.to_string().contains("not on an autodiff device"), "{error}");
+}
+
+#[test]
+fn what_cannot_be_inferred_is_a_clear_error() {
+    let _alone = alone();
+    let device = Device::flex();
+    let x = || burn::tensor::Tensor::<2>::ones([3, 8], &device);
+    let model = burn::nn::LinearConfig::new(8, 4).init(&device);
+    let model = Rematerialize::with_settings(model, settings(Budget::Unlimited));
+    let refused = |result: plimsoll::Result<plimsoll::Inferred<burn::tensor::Tensor<2>>>| match result.unwrap_err() {
+        Error::Trace { why, .. } => why,
+        other => panic!("{other:?}"),
+    };
+    let panicked = model.infer(x(), |_: &burn::nn::Linear, _| panic!("no forward today"));
+    assert!(refused(panicked).contains("no forward today"));
+    let read = model.infer(x(), |m: &burn::nn::Linear, x| {
+        let largest = m.forward(x.clone()).max().into_scalar::<f32>();
+        m.forward(x).mul_scalar(largest)
+    });
+    assert!(refused(read).contains("reads a computed value back"));
+    let outside = x();
+    let foreign = model.infer(x(), move |_: &burn::nn::Linear, _| outside.clone());
+    assert!(refused(foreign).contains("does not come from the traced step"));
+    let done = model.infer(x(), |m: &burn::nn::Linear, x| m.forward(x)).unwrap();
+    assert_eq!(done.output.into_data(), model.forward(x()).into_data());
+
+    let error = zoo::device("abacus").unwrap_err();
+    assert!(error.to_string().contains("flex"), "{error}");
 }

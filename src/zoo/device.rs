@@ -6,7 +6,7 @@ use super::settings::invalid;
 use crate::error::Result;
 
 /// The devices that [`device`] knows in this build.
-pub const DEVICES: &[&str] = &[
+const DEVICES: &[&str] = &[
     "flex",
     #[cfg(feature = "wgpu")]
     "wgpu",

@@ -46,7 +46,7 @@ mod device;
 mod seeded;
 mod settings;
 
-pub use device::{DEVICES, device};
+pub use device::device;
 pub use settings::{Setting, Settings, Spec};
 
 use burn::module::Module;

@@ -143,8 +143,7 @@ impl Survey {
         let device = model_device(model, trains)?;
         if !trains {
             visitor.tensors.iter_mut().for_each(|t| (t.trainable, t.clone_of) = (false, None));
-        }
-        if trains && !visitor.tensors.iter().any(|t| t.trainable) {
+        } else if !visitor.tensors.iter().any(|t| t.trainable) {
             return Err(Error::Trace {
                 why: "the module has no trainable parameter, so there is nothing to differentiate".into(),
                 help: "unfreeze at least one parameter, or create the module on an autodiff device: \
@@ -263,10 +262,7 @@ impl Recorder<'_> {
         O: StepOutput,
         F: FnOnce(&M, I) -> O,
     {
-        let mut module_ids = Vec::new();
-        let empty = plain.map(&mut Emptier { device: self.device, ids: &mut module_ids });
-        // Tensors that are fields but not parameters are constants of the model.
-        let moved = empty.to_device(self.device);
+        let (moved, module_ids) = self.emptied(plain);
         let mut lift = Lifter { survey: self.survey, next: 0, next_flag: 0, leaves: Vec::new() };
         let model = moved.map(&mut lift);
         let leaves = lift.leaves;
@@ -290,25 +286,11 @@ impl Recorder<'_> {
             }
         }
 
-        let mut reader = OutputReader::default();
-        let outputs = outputs.map(&mut reader);
-        if let Some(error) = reader.error {
-            return Err(error);
-        }
-
+        let (outputs, output_ids) = read_outputs(outputs)?;
         let unlifted = model.map(&mut Unlifter { survey: self.survey, device: self.device, next: 0 });
         let (buffers, updated) = self.running_statistics(unlifted, &module_ids)?;
-        let captured = Captured {
-            graph: CapturedGraph { graph: Vec::new().into(), values: Default::default() },
-            module: self.survey.tensors.clone(),
-            module_ids,
-            input_ids,
-            marker,
-            loss: Some(loss_id),
-            outputs: reader.ids,
-            gradients: gradient_ids,
-            buffers,
-        };
+        let forward = self.forward(module_ids, input_ids, marker, output_ids);
+        let captured = Captured { loss: Some(loss_id), gradients: gradient_ids, buffers, ..forward };
         // The record's boundary must be alive while the scope closes.
         drop((kept, updated));
         Ok((captured, loss, outputs))
@@ -322,30 +304,42 @@ impl Recorder<'_> {
         O: StepOutput,
         F: FnOnce(&M, I) -> O,
     {
-        let mut module_ids = Vec::new();
-        let empty = plain.map(&mut Emptier { device: self.device, ids: &mut module_ids });
-        let model = empty.to_device(self.device);
+        let (model, module_ids) = self.emptied(plain);
         let mut input_ids = Vec::new();
         let inputs = inputs.clone().map(&mut InputLifter { device: self.device, ids: &mut input_ids, lift: false });
         let (loss, outputs) = step(&model, inputs).split();
         let marker = id_of(Tensor::<1>::empty([1], self.device))?;
-        let mut reader = OutputReader::default();
-        let outputs = outputs.map(&mut reader);
-        if let Some(error) = reader.error {
-            return Err(error);
-        }
-        let captured = Captured {
+        let (outputs, output_ids) = read_outputs(outputs)?;
+        Ok((self.forward(module_ids, input_ids, marker, output_ids), loss, outputs))
+    }
+
+    /// The module with empty tensors on the capture device in place of its own, and their ids.
+    fn emptied<M: Module>(&self, plain: M) -> (M, Vec<TensorId>) {
+        let mut ids = Vec::new();
+        let empty = plain.map(&mut Emptier { device: self.device, ids: &mut ids });
+        // Tensors that are fields but not parameters are constants of the model.
+        (empty.to_device(self.device), ids)
+    }
+
+    /// The record of a forward; its graph is filled in when the scope has closed.
+    fn forward(
+        &self,
+        module_ids: Vec<TensorId>,
+        input_ids: Vec<TensorId>,
+        marker: TensorId,
+        outputs: Vec<TensorId>,
+    ) -> Captured {
+        Captured {
             graph: CapturedGraph { graph: Vec::new().into(), values: Default::default() },
             module: self.survey.tensors.clone(),
             module_ids,
             input_ids,
             marker,
             loss: None,
-            outputs: reader.ids,
+            outputs,
             gradients: Vec::new(),
             buffers: Vec::new(),
-        };
-        Ok((captured, loss, outputs))
+        }
     }
 }
 
@@ -659,6 +653,16 @@ impl OutputReader {
                 self.error.get_or_insert(foreign(&why));
             }
         }
+    }
+}
+
+/// The step's other results, and their capture ids.
+fn read_outputs<T: Tensors>(outputs: T) -> Result<(T, Vec<TensorId>)> {
+    let mut reader = OutputReader::default();
+    let outputs = outputs.map(&mut reader);
+    match reader.error {
+        Some(error) => Err(error),
+        None => Ok((outputs, reader.ids)),
     }
 }
 
