@@ -1,5 +1,6 @@
 //! What each op costs on a device, and the problem this makes together with a graph.
 
+mod catalog;
 mod device;
 mod format;
 mod problem;
@@ -8,6 +9,7 @@ mod profile;
 pub mod measure;
 pub mod roofline;
 
+pub use catalog::DeviceSpec;
 pub use device::{Device, Link};
 pub use problem::{Costs, Problem};
 pub use profile::{OpCost, Profile};

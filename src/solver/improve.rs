@@ -189,7 +189,9 @@ impl<'a, 'm> Search<'a, 'm> {
         units.sort_unstable_by(|a, b| b.cmp(a));
         units.dedup();
         let tape = &mut self.evictor.tape;
-        tape.load(self.model, order);
+        if !tape.holds(order) {
+            tape.load(self.model, order);
+        }
         let mut removed: Vec<(usize, u32)> = Vec::new();
         let runs = tape.len();
         for (_, unit) in units {

@@ -127,6 +127,11 @@ impl Tape {
         self.units.iter().copied().filter(|&u| u != NONE).collect()
     }
 
+    /// Whether it stands at this order.
+    pub fn holds(&self, order: &[u32]) -> bool {
+        self.runs == order.len() && self.units.iter().filter(|&&u| u != NONE).eq(order)
+    }
+
     /// The number of runs.
     pub fn len(&self) -> usize {
         self.runs
@@ -291,18 +296,20 @@ impl Tape {
     fn takeover(&self, model: &Model, slot: u32, is: impl Fn(u32, u32) -> bool) -> Option<(u32, u32)> {
         let unit = &model.units[self.units[slot as usize] as usize];
         let mut taken: u64 = 0;
-        let mut gone: [u32; 64] = [NONE; 64];
-        let mut count = 0;
+        let mut gone: Vec<u32> = Vec::new();
         for &(r, w) in &unit.pairs {
             // Pairs name outputs below 64 only; an input is taken over once.
-            if taken & (1 << w) == 0 && !gone[..count].contains(&r) && self.dies(unit.reads[r as usize], slot) {
+            if taken & (1 << w) == 0 && !gone.contains(&r) && self.dies(unit.reads[r as usize], slot) {
                 let pair = (unit.reads[r as usize], unit.writes[w as usize]);
                 if is(pair.0, pair.1) {
                     return Some(pair);
                 }
+                // Another output of the unit: most have one.
+                if unit.writes.len() == 1 {
+                    return None;
+                }
                 taken |= 1 << w;
-                gone[count] = r;
-                count += 1;
+                gone.push(r);
             }
         }
         None

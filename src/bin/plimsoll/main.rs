@@ -4,6 +4,7 @@
 //! budget, or none was found.
 
 mod check;
+mod devices;
 mod input;
 mod output;
 mod plan;
@@ -46,6 +47,8 @@ enum Command {
     Show(show::Args),
     /// List the solvers
     Solvers,
+    /// List the devices that can be planned for without having them
+    Devices(devices::Args),
 }
 
 fn main() -> ExitCode {
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Show(args) => show::run(&args),
         Command::Solvers => solvers::run(),
+        Command::Devices(args) => devices::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use burn::tensor::Device;
-use plimsoll::cost::{Problem, Roofline};
+use plimsoll::cost::{DeviceSpec, Problem, Roofline};
 use plimsoll::zoo::{ZooModel, ZooVisitor};
 use plimsoll::{Budget, Error, Rematerialize, Result, Settings, zoo};
 
@@ -25,11 +25,18 @@ pub struct Args {
     /// Run nothing and take times from the roofline model of another device, for example 312e12,2e12
     #[arg(long, value_name = "FLOPS,BYTES_PER_S", allow_hyphen_values = true)]
     roofline: Option<String>,
+    /// The same for a device by name (`plimsoll devices` lists them) or a device file, with its memory
+    /// and link
+    #[arg(long, value_name = "NAME|FILE", conflicts_with = "roofline")]
+    device: Option<String>,
+    /// Host memory that activations may be moved to, with `--device`
+    #[arg(long, value_name = "SIZE", requires = "device")]
+    host_memory: Option<String>,
     /// Problem file to write; `-` writes standard output
     #[arg(long, short, value_name = "FILE", required_unless_present = "list")]
     out: Option<PathBuf>,
     /// List the models and their settings
-    #[arg(long, conflicts_with_all = ["model", "set", "roofline", "out"])]
+    #[arg(long, conflicts_with_all = ["model", "set", "roofline", "device", "out"])]
     list: bool,
 }
 
@@ -39,8 +46,20 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         return Ok(output::print(&list())?);
     };
     let settings = args.set.iter().map(|text| setting(text)).collect::<Result<Vec<_>>>()?;
+    let mut spec = args.device.as_deref().map(DeviceSpec::find).transpose()?;
+    if let (Some(spec), Some(size)) = (&mut spec, &args.host_memory) {
+        let Budget::Bytes(size) = size.parse()? else {
+            let why = format!("write it as a size like 64GiB, not {size}");
+            return Err(Error::InvalidSetting { name: "--host-memory".into(), why }.into());
+        };
+        spec.device.host_memory = size;
+    }
     let roofline = args.roofline.as_deref().map(str::parse).transpose()?;
-    let problem = trace_model(model, &settings, args.optimizer_bytes, roofline)?;
+    let roofline = roofline.or(spec.as_ref().map(|spec| spec.roofline));
+    let mut problem = trace_model(model, &settings, args.optimizer_bytes, roofline)?;
+    if let Some(spec) = spec {
+        problem.device = spec.device;
+    }
     if out.as_os_str() == "-" {
         return Ok(output::print(&format!("{}\n", problem.to_json()))?);
     }
