@@ -4,15 +4,18 @@
 //! budget, or none was found.
 
 mod check;
+mod diff;
 mod input;
 mod output;
 mod plan;
 mod progress;
+mod report;
 mod show;
 mod solvers;
 mod solving;
 mod sweep;
 mod trace;
+mod uses;
 
 use std::process::ExitCode;
 
@@ -44,6 +47,10 @@ enum Command {
     Check(check::Args),
     /// Show what a plan does
     Show(show::Args),
+    /// Draw plans: a page of memory over time, lanes and values, a picture, or a trace
+    Report(report::Args),
+    /// Say what two plans of a problem do differently, and what that costs
+    Diff(diff::Args),
     /// List the solvers
     Solvers,
 }
@@ -63,6 +70,8 @@ fn main() -> ExitCode {
         Command::Sweep(args) => sweep::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Show(args) => show::run(&args),
+        Command::Report(args) => report::run(&args),
+        Command::Diff(args) => diff::run(&args),
         Command::Solvers => solvers::run(),
     };
     match result {
