@@ -8,7 +8,7 @@ CARGO_FLAGS := --release --features $(FEATURES)
 .PHONY: setup demo test lint doc unit bench gpu
 
 # Rust itself is pinned by `rust-version` in Cargo.toml. HiGHS (feature `highs`, on by default) is compiled from source:
-# that takes a C++ compiler, cmake and, for its bindings, libclang.
+# that takes a C++ compiler, cmake and, for its bindings, libclang. Chromium opens the pages of `plimsoll report` in a test.
 setup:
 	@libclang() { [ -n "$$LIBCLANG_PATH" ] || ldconfig -p 2>/dev/null | grep -q 'libclang[-.]' \
 		|| ls /usr/lib*/llvm*/lib/libclang*.so* /usr/lib/*/libclang*.so* >/dev/null 2>&1 \
@@ -17,6 +17,11 @@ setup:
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
 			apt-get update -qq && apt-get install -y -qq --no-install-recommends gcc g++ libc6-dev make cmake libclang-dev; \
 		else echo "missing: a C++ compiler, make, cmake or libclang (Debian: apt-get install g++ make cmake libclang-dev)"; exit 1; fi; \
+	fi
+	@if ! { command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null 2>&1; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
+			apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; \
+		else echo "no chromium: the test that opens report pages will be skipped"; fi; \
 	fi
 	@command -v cargo >/dev/null 2>&1 || { echo "missing: Rust 1.95 or newer (https://rustup.rs)"; exit 1; }
 	@cargo fetch --locked

@@ -76,6 +76,11 @@ impl Limits {
         }
     }
 
+    /// Limits for one of `n` equal parts of the time that is left.
+    pub fn hurried(&self, n: u32) -> Self {
+        Self { work: self.work, ..self.part(n) }
+    }
+
     /// The same limits for another search, with other random numbers.
     pub fn reseeded(&self, again: u64) -> Self {
         Self {

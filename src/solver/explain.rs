@@ -1,9 +1,9 @@
 //! Why a budget is too small: what is proved, what was tried, and what stands in the way.
 
-use super::auto::{Scored, closure_starts, construct};
+use super::auto::{Limits, Scored, closure_starts, construct};
 use super::frame::Frame;
 use super::model::needed;
-use super::{Outcome, registry};
+use super::{Options, Outcome, registry};
 use crate::cost::Problem;
 use crate::entity::{OpId, StorageId};
 use crate::error::{Blocker, Result};
@@ -41,13 +41,28 @@ impl Proof {
         if !frame.options.search_minimum || frame.limits.late() {
             return None;
         }
-        let outcome =
-            registry::by_name(frame.name()).ok()?.solve(frame.problem, self.bytes, &frame.remaining()).ok()?;
+        let remaining = frame.remaining();
+        // Where it does not, most of the time is better spent on larger ones.
+        let options = match is_common(frame) {
+            true => Options { time_limit: remaining.time_limit / 4, search_minimum: false, ..remaining },
+            false => remaining,
+        };
+        let outcome = registry::by_name(frame.name()).ok()?.solve(frame.problem, self.bytes, &options).ok()?;
         match outcome.plan() {
             Some(_) => Some(self.bytes),
+            None if is_common(frame) => {
+                let (mut low, mut high) = (self.bytes.get(), frame.everything.get());
+                bisect(frame, &mut low, &mut high, &mut |_| Ok(None)).ok()?;
+                Some(Bytes(high))
+            }
             None => outcome.minimum_feasible(),
         }
     }
+}
+
+/// Whether the frame's solver begins with what is tried here.
+fn is_common(frame: &Frame) -> bool {
+    matches!(frame.name(), "auto" | "evict")
 }
 
 /// A proof if one op that has to run, or the outputs, need more than the budget by themselves.
@@ -103,7 +118,8 @@ pub(super) fn search(frame: &Frame, order: Option<&[u32]>) -> Result<Outcome> {
     }
     // A solver of its own way may have missed what the common search finds. It is asked at every
     // budget it reports, so that whoever asks again with the minimum gets a plan.
-    if let Some((order, _)) = fits(frame, frame.budget.get())
+    if !is_common(frame)
+        && let Some((order, _)) = fits(frame, frame.budget.get(), &frame.limits)
         && let Some(outcome) = consider(&order)?
     {
         return Ok(outcome);
@@ -143,8 +159,7 @@ pub(super) fn asked(frame: &Frame, why: &str) -> Result<Outcome> {
             }
             let budget = low + (high - low) / 2;
             let remaining = frame.remaining();
-            let options =
-                super::Options { time_limit: remaining.time_limit / left, search_minimum: false, ..remaining };
+            let options = Options { time_limit: remaining.time_limit / left, search_minimum: false, ..remaining };
             match solver.solve(frame.problem, Bytes(budget), &options)?.into_plan(Bytes(budget)) {
                 Ok(plan) => {
                     high = budget;
@@ -164,12 +179,12 @@ pub(super) fn asked(frame: &Frame, why: &str) -> Result<Outcome> {
 }
 
 /// The best that is found for a budget without improvement; nothing when time is over.
-fn fits(frame: &Frame, budget: u64) -> Option<Scored> {
-    if frame.limits.late() {
+fn fits(frame: &Frame, budget: u64, limits: &Limits) -> Option<Scored> {
+    if limits.late() {
         return None;
     }
     let starts = closure_starts(&frame.model, budget);
-    construct(&frame.model, budget, starts, true, &frame.limits).into_iter().next()
+    construct(&frame.model, budget, starts, true, limits).into_iter().next()
 }
 
 /// Close in on the smallest budget for which something is found. Only budgets that were tried
@@ -187,7 +202,8 @@ fn bisect(
         }
         // What came out smaller than asked for is asked for in turn, at last.
         let budget = next.filter(|&peak| left == 0 && peak > *low).unwrap_or(*low + (*high - *low) / 2);
-        let Some((order, score)) = fits(frame, budget) else { break };
+        let limits = frame.limits.hurried(left + 1);
+        let Some((order, score)) = fits(frame, budget, &limits) else { break };
         if let Some(outcome) = consider(&order)? {
             return Ok(Some(outcome));
         }

@@ -36,6 +36,27 @@ pub fn both(problem_path: &Path, plan_path: &Path) -> Result<(Problem, Plan)> {
     Ok((problem(problem_path)?, plan(plan_path)?))
 }
 
+/// Read a problem and plans of it, of which one may come from standard input. Each plan is checked; an
+/// error names its file.
+pub fn checked<'a>(problem_path: &Path, plans: impl Iterator<Item = &'a Path>) -> Result<(Problem, Vec<Plan>)> {
+    let plans: Vec<&Path> = plans.collect();
+    if plans.iter().copied().chain([problem_path]).filter(|path| is_stdin(path)).count() > 1 {
+        return Err(Error::InvalidSetting {
+            name: "-".into(),
+            why: "only one file can come from standard input".into(),
+        });
+    }
+    let problem = problem(problem_path)?;
+    let read = |path: &&Path| {
+        let plan = plan(path)?;
+        let checked = plimsoll::check::check(&problem, &plan);
+        checked.map_err(|error| Error::InvalidInput { why: format!("{}: {error}", path.display()) })?;
+        Ok(plan)
+    };
+    let plans = plans.iter().map(read).collect::<Result<_>>()?;
+    Ok((problem, plans))
+}
+
 fn is_stdin(path: &Path) -> bool {
     path.as_os_str() == "-"
 }

@@ -5,15 +5,19 @@
 
 mod check;
 mod devices;
+mod diff;
+mod estimate;
 mod input;
 mod output;
 mod plan;
 mod progress;
+mod report;
 mod show;
 mod solvers;
 mod solving;
 mod sweep;
 mod trace;
+mod uses;
 
 use std::process::ExitCode;
 
@@ -45,6 +49,12 @@ enum Command {
     Check(check::Args),
     /// Show what a plan does
     Show(show::Args),
+    /// Draw plans: a page of memory over time, lanes and values, a picture, or a trace
+    Report(report::Args),
+    /// Say what two plans of a problem do differently, and what that costs
+    Diff(diff::Args),
+    /// Say whether a training step fits a device, and what would
+    Estimate(estimate::Args),
     /// List the solvers
     Solvers,
     /// List the devices that can be planned for without having them
@@ -66,6 +76,9 @@ fn main() -> ExitCode {
         Command::Sweep(args) => sweep::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Show(args) => show::run(&args),
+        Command::Report(args) => report::run(&args),
+        Command::Diff(args) => diff::run(&args),
+        Command::Estimate(args) => estimate::run(&args),
         Command::Solvers => solvers::run(),
         Command::Devices(args) => devices::run(&args),
     };

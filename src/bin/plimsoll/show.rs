@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use plimsoll::cost::Problem;
-use plimsoll::entity::{EntityMap, ValueId};
 use plimsoll::plan::{Plan, Step, Timeline, render_steps, render_timeline, simulate};
 
 use crate::input;
 use crate::output::{self, Failure};
+use crate::uses::{Uses, by_size};
 
 /// Show what a plan does.
 #[derive(clap::Args)]
@@ -51,7 +51,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 fn summary(problem: &Problem, plan: &Plan, timeline: &Timeline) -> String {
     let graph = &problem.graph;
     let predicted = &plan.predicted;
-    let uses = Uses::count(problem, plan);
+    let uses = Uses::count(problem, &plan.steps);
     let ran: usize = plan.steps.iter().filter(|s| matches!(s, Step::Compute { .. })).count();
     let offloads: u32 = uses.offloads.values().sum();
     let name = if problem.name.is_empty() { "(unnamed)" } else { &problem.name };
@@ -72,51 +72,16 @@ fn summary(problem: &Problem, plan: &Plan, timeline: &Timeline) -> String {
     output::rows(rows)
 }
 
-/// How often each value is made and sent to the host.
-struct Uses {
-    computes: EntityMap<ValueId, u32>,
-    offloads: EntityMap<ValueId, u32>,
-}
-
-impl Uses {
-    fn count(problem: &Problem, plan: &Plan) -> Self {
-        let none = EntityMap::filled(0, problem.graph.values().len());
-        let mut uses = Self { computes: none.clone(), offloads: none };
-        for step in &plan.steps {
-            match step {
-                Step::Compute { op, .. } => {
-                    problem.graph.ops()[*op].outputs.iter().for_each(|&v| uses.computes[v] += 1);
-                }
-                Step::Offload(v) => uses.offloads[*v] += 1,
-                Step::Drop(_) | Step::Prefetch(_) => {}
-            }
-        }
-        uses
-    }
-}
-
 /// The largest values that own their storage, and what the plan does with each.
 fn largest(problem: &Problem, plan: &Plan, count: usize) -> String {
     let graph = &problem.graph;
-    let uses = Uses::count(problem, plan);
-    let mut values: Vec<ValueId> = graph.storages().values().map(|s| s.root).collect();
-    values.sort_by_key(|&v| (std::cmp::Reverse(graph.values()[v].bytes), v));
+    let uses = Uses::count(problem, &plan.steps);
     let header = ["value", "size", "made by", "what is done with it"];
     let mut rows = vec![header.map(str::to_owned).to_vec()];
-    for v in values.into_iter().take(count) {
+    for v in by_size(problem).into_iter().take(count) {
         let value = &graph.values()[v];
         let made_by = value.producer.map_or("-".into(), |op| graph.describe_op(op));
-        let mut fate = match uses.computes[v] {
-            _ if value.resident => "resident".to_owned(),
-            0 => "never made".into(),
-            1 => "kept until its last use".into(),
-            2 => "recomputed once".into(),
-            n => format!("recomputed {} times", n - 1),
-        };
-        if uses.offloads[v] > 0 {
-            fate.push_str(", offloaded");
-        }
-        rows.push(vec![graph.describe_value(v), value.bytes.to_string(), made_by, fate]);
+        rows.push(vec![graph.describe_value(v), value.bytes.to_string(), made_by, uses.fate(problem, v)]);
     }
     output::table(&rows, &[1])
 }

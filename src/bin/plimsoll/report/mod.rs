@@ -1,0 +1,170 @@
+//! `plimsoll report`.
+
+mod category;
+mod chrome_trace;
+mod data;
+mod html;
+mod picture;
+mod player;
+mod svg;
+mod sweep;
+mod text;
+
+use std::path::{Path, PathBuf};
+
+use plimsoll::cost::Problem;
+use plimsoll::plan::Plan;
+use plimsoll::{Bytes, Error, Nanos};
+use serde::Serialize;
+
+pub use self::category::{Categories, Category};
+pub use self::picture::Picture;
+pub use self::player::Level;
+
+use self::data::Page;
+use crate::input;
+use crate::output::{self, Failure};
+
+/// Draw plans of a problem: a page of memory over time, lanes and values, a picture, or a trace.
+#[derive(clap::Args)]
+#[command(
+    group(clap::ArgGroup::new("what").required(true).multiple(true).args(["out", "svg", "trace"])),
+    after_help = "Example: plimsoll report gpt.problem.json gpt.plan.json -o gpt.html"
+)]
+pub struct Args {
+    /// Problem file; `-` reads standard input
+    problem: PathBuf,
+    /// Plan files, each checked first; `-` reads standard input
+    #[arg(required = true, value_name = "PLAN")]
+    plans: Vec<PathBuf>,
+    /// Write a page that needs nothing else, for any browser
+    #[arg(long, short, value_name = "HTML")]
+    out: Option<PathBuf>,
+    /// Write the pictures of memory and lanes alone, those of all plans in one file
+    #[arg(long, value_name = "SVG")]
+    svg: Option<PathBuf>,
+    /// Write a Chrome trace, which ui.perfetto.dev and chrome://tracing open
+    #[arg(long, value_name = "JSON")]
+    trace: Option<PathBuf>,
+    /// What `plimsoll sweep --json` printed for the problem, drawn as a curve on the page
+    #[arg(long, value_name = "FILE", requires = "out")]
+    sweep: Option<PathBuf>,
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `--json` prints. Bytes, nanoseconds, fractions of the baseline's time.
+#[derive(Serialize)]
+struct Report<'a> {
+    problem: &'a str,
+    written: Vec<Written>,
+    plans: Vec<Shown>,
+    baseline_peak: Bytes,
+    baseline_time: Nanos,
+}
+
+/// A file that was written.
+#[derive(Serialize)]
+struct Written {
+    kind: &'static str,
+    path: String,
+    bytes: usize,
+}
+
+/// A plan that was shown.
+#[derive(Serialize)]
+struct Shown {
+    file: String,
+    solver: String,
+    budget: Bytes,
+    peak: Bytes,
+    time: Nanos,
+    overhead: f64,
+}
+
+/// Check, play, draw, write.
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let (problem, plans) = input::checked(&args.problem, args.plans.iter().map(PathBuf::as_path))?;
+    let categories = Categories::of(&problem);
+    let mut pictures = Vec::new();
+    for (label, plan) in labels(&args.plans).into_iter().zip(&plans) {
+        pictures.push(Picture::of_plan(label, plan, &problem, &categories)?);
+    }
+    let baseline = Picture::of_baseline(&problem, &categories);
+    let base = (baseline.timeline.peak, baseline.timeline.time);
+    let points = args.sweep.as_ref().map(|path| sweep::load(path, base.1)).transpose()?.unwrap_or_default();
+    let mut written = Vec::new();
+    let mut write = |kind: &'static str, path: &Path, text: String| {
+        let io = |source| Error::Io { action: "write", path: path.to_owned(), source };
+        std::fs::write(path, &text).map_err(io)?;
+        written.push(Written { kind, path: path.display().to_string(), bytes: text.len() });
+        Ok::<(), Error>(())
+    };
+    if let Some(path) = &args.svg {
+        write("svg", path, svg::draw(&problem, &categories, &pictures))?;
+    }
+    if let Some(path) = &args.trace {
+        write("trace", path, chrome_trace::trace(&problem, &categories, &pictures))?;
+    }
+    if let Some(path) = &args.out {
+        pictures.push(baseline);
+        let data = Page::new(&problem, &categories, &pictures, points);
+        write("html", path, html::page(&problem, &categories, &pictures, &data))?;
+    }
+    let shown = |(path, (plan, picture)): (&PathBuf, (&Plan, &Picture))| Shown {
+        file: path.display().to_string(),
+        solver: plan.solver.clone(),
+        budget: plan.budget,
+        peak: picture.timeline.peak,
+        time: picture.timeline.time,
+        overhead: output::overhead(picture.timeline.time, base.1),
+    };
+    let report = Report {
+        problem: &problem.name,
+        written,
+        plans: args.plans.iter().zip(plans.iter().zip(&pictures)).map(shown).collect(),
+        baseline_peak: base.0,
+        baseline_time: base.1,
+    };
+    Ok(output::print(&match args.json {
+        true => output::json(&report),
+        false => table(&problem, &report),
+    })?)
+}
+
+/// What plans are called: the names of their files, without what all plan files end in; whole paths where
+/// names are not unique.
+fn labels(paths: &[PathBuf]) -> Vec<String> {
+    let short = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+        let stem = name.strip_suffix(".json").unwrap_or(&name);
+        stem.strip_suffix(".plan").unwrap_or(stem).to_owned()
+    };
+    let names: Vec<String> = paths.iter().map(short).collect();
+    let unique = |name: &String| names.iter().filter(|other| *other == name).count() == 1;
+    let label = |(path, name): (&PathBuf, &String)| {
+        if unique(name) { name.clone() } else { path.display().to_string() }
+    };
+    paths.iter().zip(&names).map(label).collect()
+}
+
+fn table(problem: &Problem, report: &Report) -> String {
+    let name = if problem.name.is_empty() { "(unnamed)" } else { &problem.name };
+    let mut text = output::rows([
+        ("problem", format!("{name}, {} ops", problem.graph.ops().len())),
+        ("baseline", format!("{}, {} with everything kept", output::exact(report.baseline_peak), report.baseline_time)),
+    ]);
+    text.push('\n');
+    let mut rows = vec![["plan", "budget", "peak", "time", "overhead"].map(str::to_owned).to_vec()];
+    for plan in &report.plans {
+        let budget = if plan.budget.get() == u64::MAX { "unlimited".into() } else { plan.budget.to_string() };
+        let (peak, time) = (plan.peak.to_string(), plan.time.to_string());
+        rows.push(vec![plan.file.clone(), budget, peak, time, output::percent(plan.overhead)]);
+    }
+    text.push_str(&output::table(&rows, &[1, 2, 3, 4]));
+    text.push('\n');
+    let written = report.written.iter().map(|w| (w.kind, format!("{} ({})", w.path, Bytes(w.bytes as u64))));
+    text.push_str(&output::rows(written));
+    text
+}

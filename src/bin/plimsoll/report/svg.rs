@@ -1,0 +1,222 @@
+//! The pictures alone, as plain SVG: memory over time and the lanes of each plan, one below the
+//! other. Everything is drawn by columns of a pixel or so, whatever the size of the plan.
+
+use std::fmt::Write as _;
+
+use plimsoll::cost::Problem;
+use plimsoll::graph::Phase;
+use plimsoll::plan::{Lane, Span, Step};
+use plimsoll::{Bytes, Nanos};
+
+use super::category::{Categories, Category};
+use super::picture::Picture;
+use super::text::markup;
+
+/// Geometry, in pixels.
+const WIDTH: f64 = 960.0;
+const LEFT: f64 = 84.0;
+const RIGHT: f64 = 16.0;
+const MEMORY: f64 = 240.0;
+const ROW: f64 = 16.0;
+/// Columns that pictures are drawn in.
+const COLUMNS: usize = 860;
+
+/// One colour a category, told apart by the colour-blind (after Okabe and Ito).
+const COLOURS: [&str; Category::COUNT] =
+    ["#4d5b69", "#7b8996", "#aab5bf", "#cc79a7", "#009e73", "#0072b2", "#8cc9ee", "#e69f00", "#d55e00"];
+
+/// All pictures in one file.
+pub fn draw(problem: &Problem, categories: &Categories, pictures: &[Picture]) -> String {
+    let end = pictures.iter().map(Picture::end).max().unwrap_or_default();
+    let (mut body, mut y) = (String::new(), 8.0);
+    for picture in pictures {
+        y = panel(&mut body, problem, picture, end, y);
+    }
+    y = legend(&mut body, categories, pictures, y);
+    let name = if problem.name.is_empty() { "plan".to_owned() } else { markup(&problem.name) };
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {y}\" width=\"{WIDTH}\" height=\"{y}\" \
+         font-family=\"system-ui, sans-serif\" font-size=\"12\" role=\"img\">\n<title>{name}: memory over time</title>\n\
+         <defs><pattern id=\"again\" width=\"5\" height=\"5\" patternUnits=\"userSpaceOnUse\" \
+         patternTransform=\"rotate(45)\"><path d=\"M0 0V5\" stroke=\"#00568a\" stroke-width=\"2\"/></pattern></defs>\n\
+         <rect width=\"{WIDTH}\" height=\"{y}\" fill=\"#fff\"/>\n{body}</svg>\n"
+    )
+}
+
+/// One plan: its title, memory, lanes and axis. Returns where the next may begin.
+fn panel(body: &mut String, problem: &Problem, picture: &Picture, end: Nanos, top: f64) -> f64 {
+    let timeline = &picture.timeline;
+    let label = markup(&picture.label);
+    let budget = picture.budget();
+    let against = budget.map_or(String::new(), |budget| format!(" of a budget of {budget}"));
+    let title = format!("peak {}{against}, time {}", timeline.peak, timeline.time);
+    let _ = writeln!(
+        body,
+        "<text x=\"{LEFT}\" y=\"{}\" fill=\"#1b1f24\"><tspan font-weight=\"600\">{label}</tspan> · {title}</text>",
+        top + 14.0
+    );
+    let top = top + 28.0;
+    let most = budget.unwrap_or_default().min(timeline.peak + timeline.peak).max(timeline.peak).get().max(1);
+    let scale = Scale { bottom: top + MEMORY, top: most as f64 * 1.08 };
+    memory(body, picture, end, &scale, budget);
+    let mut y = top + MEMORY + 10.0;
+    let mut lane = |body: &mut String, name: &str, fill: &str, hatched: bool, keep: &dyn Fn(&Span) -> bool| {
+        let path = busy(&timeline.spans, end, y, keep);
+        let _ = writeln!(
+            body,
+            "<text x=\"{}\" y=\"{}\" text-anchor=\"end\" fill=\"#5b6470\">{name}</text>",
+            LEFT - 8.0,
+            y + 12.0
+        );
+        filled(body, &path, fill, hatched);
+        y += ROW + 3.0;
+    };
+    let phase = |span: &Span| match &picture.steps[span.step] {
+        Step::Compute { op, .. } => Some(problem.graph.ops()[*op].phase),
+        _ => None,
+    };
+    let first = |span: &Span| span.lane == Lane::Compute && !picture.again[span.step];
+    lane(body, "forward", "#0072b2", false, &|s| first(s) && matches!(phase(s), Some(Phase::Forward | Phase::Loss)));
+    lane(body, "backward", "#e69f00", false, &|s| {
+        first(s) && matches!(phase(s), Some(Phase::Backward | Phase::Update))
+    });
+    lane(body, "again", "#8cc9ee", true, &|s| s.lane == Lane::Compute && picture.again[s.step]);
+    for (name, kind) in [("to host", Lane::DeviceToHost), ("to device", Lane::HostToDevice)] {
+        if timeline.spans.iter().any(|span| span.lane == kind) {
+            lane(body, name, "#6f55a3", false, &|s| s.lane == kind);
+        }
+    }
+    let _ = writeln!(
+        body,
+        "<path d=\"M{LEFT} {y:.1}H{:.1}\" stroke=\"#9aa3ab\"/><text x=\"{LEFT}\" y=\"{:.1}\" fill=\"#5b6470\">0</text>\
+         <text x=\"{:.1}\" y=\"{1:.1}\" text-anchor=\"end\" fill=\"#5b6470\">{end}</text>",
+        WIDTH - RIGHT,
+        y + 15.0,
+        WIDTH - RIGHT
+    );
+    y + 32.0
+}
+
+/// From bytes to a height.
+struct Scale {
+    bottom: f64,
+    top: f64,
+}
+
+impl Scale {
+    fn y(&self, bytes: f64) -> f64 {
+        self.bottom - bytes / self.top * MEMORY
+    }
+}
+
+fn x(fraction: f64) -> f64 {
+    LEFT + fraction * (WIDTH - LEFT - RIGHT)
+}
+
+fn memory(body: &mut String, picture: &Picture, end: Nanos, scale: &Scale, budget: Option<Bytes>) {
+    let columns = picture.columns(end, COLUMNS);
+    let mut sums = vec![0.0; columns.len()];
+    for category in Category::ALL {
+        let k = category.index();
+        if columns.iter().all(|level| level[k] == 0) {
+            continue;
+        }
+        let low: Vec<f64> = sums.iter().map(|&sum| scale.y(sum)).collect();
+        sums.iter_mut().zip(&columns).for_each(|(sum, level)| *sum += level[k] as f64);
+        let high: Vec<f64> = sums.iter().map(|&sum| scale.y(sum)).collect();
+        filled(body, &band(&low, &high), COLOURS[k], category == Category::Recomputed);
+    }
+    let mut line = |bytes: Bytes, name: &str, style: &str| {
+        let y = scale.y(bytes.get() as f64);
+        let _ = writeln!(
+            body,
+            "<path d=\"M{LEFT} {y:.1}H{:.1}\" {style}/><text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\" \
+             fill=\"#1b1f24\">{name}</text>",
+            WIDTH - RIGHT,
+            LEFT - 8.0,
+            y + 4.0
+        );
+    };
+    line(Bytes::ZERO, "0", "stroke=\"#9aa3ab\"");
+    match budget.filter(|&budget| (budget.get() as f64) <= scale.top) {
+        Some(budget) => line(budget, &budget.to_string(), "stroke=\"#1b1f24\" stroke-width=\"2\""),
+        None => line(
+            picture.timeline.peak,
+            &picture.timeline.peak.to_string(),
+            "stroke=\"#1b1f24\" stroke-dasharray=\"4 3\"",
+        ),
+    }
+}
+
+/// A path filled with a colour, and hatched where it stands for what is done again.
+fn filled(body: &mut String, path: &str, fill: &str, hatched: bool) {
+    let _ = writeln!(body, "<path d=\"{path}\" fill=\"{fill}\"/>");
+    if hatched {
+        let _ = writeln!(body, "<path d=\"{path}\" fill=\"url(#again)\"/>");
+    }
+}
+
+/// What lies between two stairs of a height for each column.
+fn band(low: &[f64], high: &[f64]) -> String {
+    let n = high.len();
+    let at = |column: usize| x(column as f64 / n as f64);
+    let mut path = format!("M{LEFT:.1} {:.1}", high[0]);
+    for c in 1..n {
+        if high[c] != high[c - 1] {
+            let _ = write!(path, "H{:.1}V{:.1}", at(c), high[c]);
+        }
+    }
+    let _ = write!(path, "H{:.1}V{:.1}", at(n), low[n - 1]);
+    for c in (1..n).rev() {
+        if low[c - 1] != low[c] {
+            let _ = write!(path, "H{:.1}V{:.1}", at(c), low[c - 1]);
+        }
+    }
+    let _ = write!(path, "H{LEFT:.1}Z");
+    path
+}
+
+/// A lane: each column is filled as far as the lane is busy in it, though never so little that it
+/// cannot be seen.
+fn busy(spans: &[Span], end: Nanos, y: f64, keep: &dyn Fn(&Span) -> bool) -> String {
+    let mut shares = vec![0.0f64; COLUMNS];
+    let column = |t: Nanos| t.get() as f64 / end.get().max(1) as f64 * COLUMNS as f64;
+    for span in spans.iter().filter(|span| span.end > span.start && keep(span)) {
+        let (mut from, mut to) = (column(span.start), column(span.end));
+        if to - from > 3.0 {
+            (from, to) = (from.round(), to.round());
+        }
+        let first = (from as usize).min(COLUMNS - 1);
+        for (c, share) in shares.iter_mut().enumerate().skip(first).take_while(|(c, _)| *c == first || (*c as f64) < to)
+        {
+            let part = to.min(c as f64 + 1.0) - from.max(c as f64);
+            *share = (*share + part).clamp(0.15, 1.0);
+        }
+    }
+    let high: Vec<f64> = shares.iter().map(|&share| y + ROW - ROW * if share > 0.97 { 1.0 } else { share }).collect();
+    band(&vec![y + ROW; COLUMNS], &high)
+}
+
+fn legend(body: &mut String, categories: &Categories, pictures: &[Picture], top: f64) -> f64 {
+    let used = |category: &Category| {
+        pictures.iter().any(|picture| picture.levels.iter().any(|level| level[category.index()] > 0))
+    };
+    let (mut at, mut y) = (LEFT, top);
+    for category in Category::ALL.into_iter().filter(used) {
+        let name = categories.name(category);
+        let wide = 30.0 + name.len() as f64 * 6.6;
+        if at + wide > WIDTH {
+            (at, y) = (LEFT, y + 20.0);
+        }
+        let mut swatch = |fill: &str| {
+            let _ = write!(body, "<rect x=\"{at:.1}\" y=\"{y:.1}\" width=\"12\" height=\"12\" fill=\"{fill}\"/>");
+        };
+        swatch(COLOURS[category.index()]);
+        if category == Category::Recomputed {
+            swatch("url(#again)");
+        }
+        let _ = writeln!(body, "<text x=\"{:.1}\" y=\"{:.1}\" fill=\"#1b1f24\">{name}</text>", at + 17.0, y + 10.5);
+        at += wide;
+    }
+    y + 24.0
+}

@@ -1,0 +1,617 @@
+//! `plimsoll report` and `plimsoll diff` as their users see them: pages, pictures, traces, tables.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use assert_cmd::cargo::CommandCargoExt as _;
+use plimsoll::Bytes;
+use plimsoll::cost::Problem;
+use plimsoll::entity::OpId;
+use plimsoll::graph::Phase;
+use plimsoll::plan::{Lane, Lowering, Plan, Predicted, Status, Step, lower, simulate};
+use serde_json::{Value, json};
+
+#[path = "common/browser.rs"]
+mod browser;
+
+use browser::Browser;
+
+const TINY: &str = "tests/data/tiny.problem.json";
+const YARD: &str = "tests/data/yard.problem.json";
+const GPT: &str = "tests/data/gpt-4x256-b8.problem.json";
+
+fn run(args: &[&str]) -> Output {
+    Command::cargo_bin("plimsoll").unwrap().args(args).output().unwrap()
+}
+
+/// Standard output of a run that must succeed and say nothing on standard error.
+fn succeed(args: &[&str]) -> String {
+    let output = run(args);
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""), "{args:?}");
+    text(&output.stdout)
+}
+
+/// Standard error of a run that must fail with exit code 1 and print nothing on standard output.
+fn fail(args: &[&str]) -> String {
+    let output = run(args);
+    assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(1), ""), "{args:?}");
+    let message = text(&output.stderr);
+    assert!(!message.contains("panicked"), "{message}");
+    message
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// A folder for one test, and names in it.
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn name(&self, name: &str) -> String {
+        self.path(name).to_str().unwrap().to_owned()
+    }
+
+    fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.path(name)).unwrap()
+    }
+
+    fn write(&self, name: &str, text: &str) -> String {
+        std::fs::write(self.path(name), text).unwrap();
+        self.name(name)
+    }
+
+    /// Without the folder's name, which differs from run to run.
+    fn masked(&self, text: &str) -> String {
+        text.replace(self.0.path().to_str().unwrap(), "[folder]")
+    }
+
+    /// Save a plan of these steps, with what they really cost and a budget of their peak.
+    fn plan(&self, name: &str, problem: &Problem, steps: Vec<Step>) -> String {
+        let timeline = simulate(problem, &steps).unwrap();
+        let baseline = plimsoll::solver::baseline(problem).1;
+        let predicted = Predicted {
+            peak: timeline.peak,
+            time: timeline.time,
+            baseline_peak: baseline.peak,
+            baseline_time: baseline.time,
+            overhead: timeline.time.get() as f64 / baseline.time.get() as f64 - 1.0,
+            lower_bound: 0.0,
+            status: Status::Feasible,
+        };
+        let plan = Plan::new(&problem.graph, timeline.peak, "by hand", steps, predicted);
+        plan.save(self.path(name)).unwrap();
+        self.name(name)
+    }
+
+    /// A plan of the tiny problem that runs op0 again.
+    fn tight(&self) -> String {
+        let steps = json!([{"compute": 0}, {"compute": 1}, {"drop": 2}, {"compute": 2}, {"compute": 3},
+            {"compute": 4, "inplace": [[0, 0]]}, {"compute": 5, "inplace": [[0, 0]]}, {"drop": 3}, {"compute": 0},
+            {"compute": 6, "inplace": [[0, 0]]}, {"drop": 2}, {"compute": 7}, {"drop": 8}]);
+        self.plan("tight.plan.json", &Problem::load(TINY).unwrap(), serde_json::from_value(steps).unwrap())
+    }
+
+    /// A plan of the tiny problem that keeps everything.
+    fn roomy(&self) -> String {
+        let problem = Problem::load(TINY).unwrap();
+        self.plan("roomy.plan.json", &problem, plimsoll::solver::baseline(&problem).0)
+    }
+
+    /// A plan of the yard that offloads.
+    fn offload(&self) -> String {
+        let cases: Value =
+            serde_json::from_str(&std::fs::read_to_string("tests/data/legal-plans.json").unwrap()).unwrap();
+        let case = cases.as_array().unwrap().iter().find(|c| c["name"] == "offload and prefetch").unwrap();
+        let steps = serde_json::from_value(case["steps"].clone()).unwrap();
+        self.plan("offload.plan.json", &Problem::load(YARD).unwrap(), steps)
+    }
+
+    /// A plan that makes each stretch of so many forward ops again when the backward pass reads one of
+    /// its values.
+    fn forgetful(&self, name: &str, problem: &Problem, stride: usize) -> String {
+        self.plan(name, problem, forgetful(problem, stride))
+    }
+}
+
+fn forgetful(problem: &Problem, stride: usize) -> Vec<Step> {
+    let graph = &problem.graph;
+    let is_forward = |op: &OpId| graph.ops()[*op].phase == Phase::Forward;
+    let forward: Vec<OpId> = graph.ops().keys().filter(is_forward).collect();
+    let mut order = forward.clone();
+    let mut fresh = std::collections::BTreeSet::new();
+    for op in graph.ops().keys().filter(|op| !is_forward(op)) {
+        // A stretch of the forward pass is made again when the first of its values is read.
+        let read = graph.ops()[op].inputs.iter().filter_map(|&v| graph.values()[v].producer);
+        for place in read.filter_map(|made_by| forward.binary_search(&made_by).ok()) {
+            if fresh.insert(place / stride) {
+                order.extend(&forward[place / stride * stride..=place]);
+            }
+        }
+        order.push(op);
+    }
+    lower(graph, &order, Lowering::default())
+}
+
+/// What a page was given.
+fn data(page: &str) -> Value {
+    let (_, rest) = page.split_once("<script type=\"application/json\" id=\"data\">").unwrap();
+    serde_json::from_str(rest.split_once("</script>").unwrap().0).unwrap()
+}
+
+#[test]
+fn a_report_says_what_it_wrote() {
+    let folder = Folder::new();
+    let (tight, roomy) = (folder.tight(), folder.roomy());
+    let [page, svg, trace] = ["out.html", "out.svg", "out.trace.json"].map(|name| folder.name(name));
+    let args = ["report", TINY, &tight, &roomy, "-o", &page, "--svg", &svg, "--trace", &trace];
+    let table = folder.masked(&succeed(&args));
+    // Sizes of files change with the page itself.
+    let unsized_: Vec<&str> = table
+        .lines()
+        .map(|line| line.rsplit_once(" (").map_or(line, |parts| if line.contains("out.") { parts.0 } else { line }))
+        .collect();
+    insta::assert_snapshot!(unsized_.join("\n"), @"");
+
+    let printed: Value = serde_json::from_str(&succeed(&[&args[..], &["--json"]].concat())).unwrap();
+    for (entry, (kind, name)) in printed["written"].as_array().unwrap().iter().zip([
+        ("svg", "out.svg"),
+        ("trace", "out.trace.json"),
+        ("html", "out.html"),
+    ]) {
+        assert_eq!((&entry["kind"], &entry["path"]), (&json!(kind), &json!(folder.name(name))));
+        assert_eq!(entry["bytes"], folder.read(name).len());
+    }
+    let plan = &printed["plans"][0];
+    assert_eq!(
+        (&plan["file"], &plan["peak"], &plan["time"], &plan["budget"], &plan["solver"]),
+        (&json!(tight), &json!(10244), &json!(177_000), &json!(10244), &json!("by hand"))
+    );
+    assert_eq!((&printed["baseline_peak"], &printed["baseline_time"]), (&json!(14340), &json!(127_000)));
+    // The same files again, whatever else was there.
+    let before = ["out.html", "out.svg", "out.trace.json"].map(|name| folder.read(name));
+    succeed(&args);
+    assert_eq!(before, ["out.html", "out.svg", "out.trace.json"].map(|name| folder.read(name)));
+}
+
+#[test]
+fn a_page_holds_what_the_plans_do() {
+    let folder = Folder::new();
+    let page = folder.name("out.html");
+    let sweep = folder.name("sweep.json");
+    succeed(&["sweep", TINY, "--points", "4", "--from", "9000", "--time-limit", "1", "--json", "-o", &sweep]);
+    succeed(&["report", TINY, &folder.tight(), &folder.roomy(), "-o", &page, "--sweep", &sweep]);
+    let page = folder.read("out.html");
+    let mut data = data(&page);
+    data["version"] = json!("[version]");
+    insta::assert_snapshot!("page_data", serde_json::to_string_pretty(&data).unwrap());
+    // All of it is in the one file.
+    for part in ["http:", "https:", "src=", "@import", "url(http"] {
+        let allowed = page.matches("http://www.w3.org/2000/svg").count();
+        let found = page.matches(part).count() - if part == "http:" { allowed } else { 0 };
+        assert_eq!(found, 0, "{part}");
+    }
+    // Without JavaScript there is still a picture.
+    let still = page.split_once("<noscript>").unwrap().1.split_once("</noscript>").unwrap().0;
+    assert!(still.contains("<svg") && still.contains("<path"));
+}
+
+#[test]
+fn a_page_tells_offloads_and_roles() {
+    let folder = Folder::new();
+    let page = folder.name("out.html");
+    succeed(&["report", YARD, &folder.offload(), "-o", &page]);
+    let yard = data(&folder.read("out.html"));
+    let plan = &yard["plans"][0];
+    assert_eq!(plan["steps"].as_str().unwrap(), "ccodcddpcdcddcdcdcdd");
+    assert_eq!(plan["copies"].as_array().unwrap().len(), 2);
+    assert!(!plan["waits"].as_array().unwrap().is_empty() && yard["links"] == true);
+    assert_eq!(plan["largest"][0], json!([1, 1, 1, 0]));
+    assert!(yard["about"].as_str().unwrap().contains("gives no roles"));
+    assert_eq!(yard["categories"][2], "other residents");
+
+    let problem = Problem::load(GPT).unwrap();
+    let plan = folder.plan("gpt.plan.json", &problem, plimsoll::solver::baseline(&problem).0);
+    succeed(&["report", GPT, &plan, "-o", &page]);
+    let gpt = data(&folder.read("out.html"));
+    // What lives from the start to the end: the parameters are those of which there are gradients.
+    let lives = &gpt["plans"][0]["lives"];
+    let categories = lives["category"].as_str().unwrap().bytes().zip(lives["made"].as_str().unwrap().bytes());
+    let residents: Vec<u8> = categories.filter(|life| life.1 == b's').map(|life| life.0).collect();
+    let count = |category: u8| residents.iter().filter(|&&c| c == category).count();
+    assert_eq!((residents.len(), count(b'0'), count(b'2')), (74, 69, 5));
+}
+
+#[test]
+fn pictures_stand_alone_or_one_below_the_other() {
+    let folder = Folder::new();
+    let svg = folder.name("out.svg");
+    succeed(&["report", TINY, &folder.tight(), "--svg", &svg]);
+    let one = folder.read("out.svg");
+    insta::assert_snapshot!("picture", one);
+    succeed(&["report", TINY, &folder.tight(), &folder.roomy(), "--svg", &svg]);
+    let two = folder.read("out.svg");
+    assert_eq!((one.matches(">forward</text>").count(), two.matches(">forward</text>").count()), (1, 2));
+    assert!(two.contains(">roomy</tspan>") && !two.contains("to host"));
+    succeed(&["report", YARD, &folder.offload(), "--svg", &svg]);
+    assert!(folder.read("out.svg").contains(">to host</text>"));
+}
+
+/// Perfetto and chrome://tracing read this format: "X" events are spans, "C" events counters, times are microseconds.
+#[test]
+fn traces_hold_every_span_and_all_live_bytes() {
+    let folder = Folder::new();
+    let out = folder.name("out.json");
+    for (file, path) in [(YARD, folder.offload()), (TINY, folder.tight())] {
+        let problem = Problem::load(file).unwrap();
+        let plan = Plan::load(&path).unwrap();
+        let timeline = simulate(&problem, &plan.steps).unwrap();
+        succeed(&["report", file, &path, "--trace", &out]);
+        let trace: Value = serde_json::from_str(&folder.read("out.json")).unwrap();
+        let events = trace["traceEvents"].as_array().unwrap();
+        let of = |kind: &'static str| events.iter().filter(move |event| event["ph"] == kind);
+        let threads: Vec<&str> =
+            of("M").filter(|e| e["name"] == "thread_name").map(|e| e["args"]["name"].as_str().unwrap()).collect();
+        assert_eq!(threads, ["compute", "device to host", "host to device"]);
+
+        assert_eq!(of("X").count(), timeline.spans.len());
+        for (event, span) in of("X").zip(&timeline.spans) {
+            let lane = [Lane::Compute, Lane::DeviceToHost, Lane::HostToDevice].iter().position(|&l| l == span.lane);
+            assert_eq!(event["tid"], json!(lane.unwrap() + 1));
+            assert_eq!(event["ts"], json!(span.start.get() as f64 / 1e3));
+            assert_eq!(event["dur"], json!((span.end.get() - span.start.get()) as f64 / 1e3));
+            assert_eq!(event["args"]["live"], json!(timeline.live[span.step]));
+            let what = match &plan.steps[span.step] {
+                Step::Compute { op, .. } => problem.graph.describe_op(*op),
+                Step::Drop(v) | Step::Offload(v) | Step::Prefetch(v) => problem.graph.describe_value(*v),
+            };
+            assert!(event["name"].as_str().unwrap().ends_with(&what), "{event}");
+        }
+        // What a counter says when a computation begins is what is live during it.
+        let sum = |event: &Value| event["args"].as_object().unwrap().values().map(|v| v.as_u64().unwrap()).sum::<u64>();
+        let counters: Vec<(f64, u64)> = of("C").map(|event| (event["ts"].as_f64().unwrap(), sum(event))).collect();
+        assert!(counters.windows(2).all(|pair| pair[0].0 <= pair[1].0));
+        for span in timeline.spans.iter().filter(|span| span.lane == Lane::Compute && span.end > span.start) {
+            let at = span.start.get() as f64 / 1e3;
+            let told = counters.iter().rfind(|counter| counter.0 <= at).unwrap();
+            assert_eq!(told.1, timeline.live[span.step].get(), "step {}", span.step);
+        }
+    }
+    let again = folder.read("out.json");
+    assert!(again.contains("again: op0 (Matmul)") && again.contains("\"recompute\""));
+}
+
+#[test]
+fn a_diff_says_what_differs_and_what_it_costs() {
+    let folder = Folder::new();
+    let (tight, roomy) = (folder.tight(), folder.roomy());
+    insta::assert_snapshot!(folder.masked(&succeed(&["diff", TINY, &roomy, &tight])), @"");
+    insta::assert_snapshot!(folder.masked(&succeed(&["diff", TINY, &tight, &tight])), @"");
+    let mut printed: Value = serde_json::from_str(&succeed(&["diff", TINY, &roomy, &tight, "--json"])).unwrap();
+    for (k, file) in [&roomy, &tight].into_iter().enumerate() {
+        assert_eq!(printed["plans"][k]["file"], json!(file));
+        printed["plans"][k]["file"] = json!("[file]");
+    }
+    insta::assert_snapshot!(serde_json::to_string_pretty(&printed).unwrap(), @"");
+
+    // Offloads, and more values than are listed.
+    let problem = Problem::load(YARD).unwrap();
+    let keep = folder.plan("keep.plan.json", &problem, plimsoll::solver::baseline(&problem).0);
+    let table = succeed(&["diff", YARD, &keep, &folder.offload(), "--values", "1"]);
+    for part in
+        ["offloads", "most on the host", "v1 (a)", "kept until its last use, offloaded", "more, ", "different orders"]
+    {
+        assert!(table.contains(part), "{part}:\n{table}");
+    }
+    let printed: Value = serde_json::from_str(&succeed(&["diff", YARD, &keep, &folder.offload(), "--json"])).unwrap();
+    let values = printed["values"].as_array().unwrap();
+    assert!(values.len() > 1 && values.windows(2).all(|pair| pair[0]["bytes"].as_u64() >= pair[1]["bytes"].as_u64()));
+}
+
+#[test]
+fn errors_name_the_file_and_write_nothing() {
+    let folder = Folder::new();
+    let (tight, out) = (folder.tight(), folder.name("out.html"));
+    let here = folder.name("");
+    let mut broken: Value = serde_json::from_str(&std::fs::read_to_string(&tight).unwrap()).unwrap();
+    broken["steps"][2] = json!({"drop": 0});
+    let broken = folder.write("broken.plan.json", &broken.to_string());
+    let garbage = folder.write("garbage.json", "{\"budget\": 1}\n[]");
+    let table = folder.write("table.json", "budget,peak\n");
+    let unbudgeted = folder.write("unbudgeted.json", "{\"peak\": 1}");
+    let empty = folder.write("empty.json", "{\"budget\": 1, \"peak\": null}\n\n");
+    let foreign = folder.write("foreign.json", r#"{"budget":9,"peak":9,"time":1000,"overhead":0.0,"lower_bound":0.0}"#);
+    let cases: Vec<(Vec<&str>, Vec<&str>)> = vec![
+        (vec!["report"], vec!["PROBLEM"]),
+        (vec!["report", TINY, "-o", &out], vec!["PLAN"]),
+        (vec!["report", TINY, &tight], vec!["--out", "--svg", "--trace"]),
+        (vec!["report", TINY, &tight, "--json"], vec!["--out", "--svg", "--trace"]),
+        (vec!["report", YARD, &tight, "-o", &out], vec!["tight.plan.json: the plan was made for graph"]),
+        (
+            vec!["report", TINY, &tight, &broken, "-o", &out],
+            vec!["broken.plan.json: illegal plan: step 2: v0 (x) is resident"],
+        ),
+        (vec!["report", TINY, TINY, "-o", &out], vec!["tiny.problem.json is not a plimsoll.plan file"]),
+        (vec!["report", TINY, "/no/such.json", "-o", &out], vec!["cannot read /no/such.json"]),
+        (vec!["report", TINY, &tight, "-o", &here], vec!["cannot write"]),
+        (vec!["report", TINY, &tight, "--svg", "/no/such/folder/x.svg"], vec!["cannot write /no/such/folder/x.svg"]),
+        (vec!["report", TINY, &tight, "--trace", &here], vec!["cannot write"]),
+        (vec!["report", TINY, "-", "-", "-o", &out], vec!["only one file can come from standard input"]),
+        (vec!["report", TINY, &tight, "--svg", &out, "--sweep", &empty], vec!["--out"]),
+        (
+            vec!["report", TINY, &tight, "-o", &out, "--sweep", &garbage],
+            vec!["garbage.json is not a plimsoll sweep --json file: line 2"],
+        ),
+        (vec!["report", TINY, &tight, "-o", &out, "--sweep", &table], vec!["table.json is not", "line 1"]),
+        (vec!["report", TINY, &tight, "-o", &out, "--sweep", &unbudgeted], vec!["line 1: it has no \"budget\""]),
+        (vec!["report", TINY, &tight, "-o", &out, "--sweep", &empty], vec!["it holds no budget with a plan"]),
+        (vec!["report", TINY, &tight, "-o", &out, "--sweep", &foreign], vec!["line 1", "not of this problem"]),
+        (vec!["report", TINY, &tight, "-o", &out, "--sweep", "/no/such.json"], vec!["cannot read /no/such.json"]),
+        (vec!["diff", TINY, &tight], vec!["SECOND"]),
+        (vec!["diff", TINY, &tight, &broken], vec!["broken.plan.json: illegal plan"]),
+        (vec!["diff", YARD, &tight, &tight], vec!["tight.plan.json: the plan was made for graph"]),
+        (vec!["diff", TINY, &tight, "-", "--values", "many"], vec!["--values"]),
+        (vec!["diff", "-", "-", &tight], vec!["only one file can come from standard input"]),
+    ];
+    for (args, parts) in cases {
+        let message = fail(&args);
+        for part in parts {
+            assert!(message.contains(part), "{args:?}: {part} is not in {message}");
+        }
+        assert!(!folder.path("out.html").exists(), "{args:?}");
+    }
+    for command in ["report", "diff"] {
+        let help = succeed(&[command, "--help"]);
+        assert!(
+            help.trim_end().lines().last().unwrap().starts_with(&format!("Example: plimsoll {command} ")),
+            "{help}"
+        );
+    }
+}
+
+/// A plan whose prediction is stale is shown as it is, with a remark.
+#[test]
+fn a_stale_prediction_is_remarked_upon() {
+    let folder = Folder::new();
+    let mut plan: Value = serde_json::from_str(&std::fs::read_to_string(folder.tight()).unwrap()).unwrap();
+    plan["predicted"]["time"] = json!(1000);
+    let stale = folder.write("stale.plan.json", &plan.to_string());
+    succeed(&["report", TINY, &stale, &folder.tight(), "-o", &folder.name("out.html")]);
+    let plans = data(&folder.read("out.html"))["plans"].clone();
+    assert_eq!(
+        plans[0]["note"],
+        "The plan predicts 10.00 KiB and 1.0 us; by this problem's sizes and times it is 10.00 KiB and 177.0 us."
+    );
+    assert_eq!((&plans[0]["bound"], &plans[0]["time"], &plans[1]["note"]), (&Value::Null, &json!(177_000), &json!("")));
+}
+
+/// Names that try to end the script, the string, the line or the direction of the text.
+const HOSTILE: [&str; 6] = [
+    "</script><script>window.pwned = 1</script>",
+    "<img src=x onerror=\"window.pwned = 2\">'\"`${window.pwned = 3}",
+    "<!--<script> ]]> &lt; &amp;",
+    "two\nlines\r\tand \u{0} \u{1b}[31m \u{7f} \u{85}",
+    "\u{202e}backwards \u{2028}\u{2029} \u{fffe}\u{ffff}",
+    "größe 層 🚢 \\u003c \\",
+];
+
+fn hostile(folder: &Folder) -> (String, String) {
+    let mut problem: Value = serde_json::from_str(&std::fs::read_to_string(TINY).unwrap()).unwrap();
+    let name = |index: usize| json!(HOSTILE[index % HOSTILE.len()]);
+    problem["name"] = json!(HOSTILE.concat());
+    problem["device"] =
+        json!({"name": HOSTILE[1], "memory": 0, "host_memory": 0, "d2h_bytes_per_s": 0, "h2d_bytes_per_s": 0});
+    for key in ["values", "ops"] {
+        let field = if key == "values" { "name" } else { "kind" };
+        problem[key].as_array_mut().unwrap().iter_mut().enumerate().for_each(|(i, part)| part[field] = name(i));
+    }
+    let file = folder.write("hostile.problem.json", &problem.to_string());
+    let problem = Problem::load(&file).unwrap();
+    // The first op runs twice.
+    let mut order: Vec<OpId> = problem.graph.ops().keys().collect();
+    order.insert(1, order[0]);
+    let steps = lower(&problem.graph, &order, Lowering::default());
+    // The name of a file may be hostile too.
+    let plan = folder.plan("<i>'\"&.plan.json", &problem, steps);
+    (file, plan)
+}
+
+#[test]
+fn hostile_names_stay_names() {
+    let folder = Folder::new();
+    let (problem, plan) = hostile(&folder);
+    let [page, svg, trace] = ["out.html", "out.svg", "out.json"].map(|name| folder.name(name));
+    succeed(&["report", &problem, &plan, "-o", &page, "--svg", &svg, "--trace", &trace]);
+    let page = folder.read("out.html");
+    // Two scripts and what is in them, as on any page.
+    assert_eq!((page.matches("<script").count(), page.matches("</script>").count()), (2, 2));
+    assert!(!page.contains("<!--") && !page.contains("<img") && !page.contains('\0') && !page.contains('\u{202e}'));
+    let names = data(&page)["values"]["name"].clone();
+    assert_eq!((&names[0], &names[5]), (&json!(HOSTILE[0]), &json!(HOSTILE[5])));
+    assert_eq!(names[3], "two\u{fffd}lines\u{fffd}\u{fffd}and \u{fffd} \u{fffd}[31m \u{fffd} \u{fffd}");
+    let svg = folder.read("out.svg");
+    assert!(!svg.contains("<script") && !svg.contains("<i>") && !svg.contains('\u{fffe}'));
+    let trace: Value = serde_json::from_str(&folder.read("out.json")).unwrap();
+    assert_eq!(trace["otherData"]["problem"], json!(HOSTILE.concat()));
+    let table = succeed(&["diff", &problem, &plan, &plan, "--json"]);
+    assert_eq!(serde_json::from_str::<Value>(&table).unwrap()["problem"], json!(HOSTILE.concat()));
+}
+
+/// A step of more than 20,000 ops, and a plan of more than 50,000 steps.
+fn large(folder: &Folder) -> (String, String) {
+    let problem = plimsoll::fuzz::layered(0, 1_200, 8);
+    assert!(problem.graph.ops().len() > 20_000);
+    problem.save(folder.path("large.problem.json")).unwrap();
+    let plan = folder.forgetful("large.plan.json", &problem, 16);
+    assert!(Plan::load(&plan).unwrap().steps.len() > 50_000);
+    (folder.name("large.problem.json"), plan)
+}
+
+#[test]
+fn large_plans_make_small_pages() {
+    let folder = Folder::new();
+    let (problem, plan) = large(&folder);
+    let start = std::time::Instant::now();
+    let [page, svg] = ["out.html", "out.svg"].map(|name| folder.name(name));
+    succeed(&["report", &problem, &plan, "-o", &page, "--svg", &svg]);
+    let seconds = start.elapsed().as_secs_f64();
+    let (page, svg) = (folder.read("out.html"), folder.read("out.svg"));
+    println!("{} and {} in {seconds:.2} s", Bytes(page.len() as u64), Bytes(svg.len() as u64));
+    assert!(page.len() < 5_000_000 && svg.len() < 500_000, "{} {}", page.len(), svg.len());
+    let plan = &data(&page)["plans"][0];
+    assert_eq!(plan["steps"].as_str().unwrap().len(), plan["what"].as_array().unwrap().len());
+    assert!(plan["steps"].as_str().unwrap().matches('r').count() > 5_000);
+}
+
+/// The smallest contrast of any text with what is behind it.
+const CONTRAST: &str = r#"(() => {
+  const parts = (colour) => (colour.match(/[\d.]+/g) || []).map(Number);
+  const light = (rgb) => { const [r, g, b] = rgb.map((x) => { x /= 255; return x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4; }); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+  const behind = (node) => { for (; node; node = node.parentElement) { const c = parts(getComputedStyle(node).backgroundColor); if (c.length === 3 || c[3] > 0.99) return c; } return [255, 255, 255]; };
+  let least = ["", 21];
+  for (const node of document.querySelectorAll("body *:not(script):not(noscript)")) {
+    if (![...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim()) || !node.getClientRects().length) continue;
+    const style = getComputedStyle(node);
+    const [a, b] = [light(parts(node.closest("svg") ? style.fill : style.color)), light(behind(node))];
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < least[1]) least = [node.textContent, ratio];
+  }
+  return least;
+})()"#;
+
+const NAMED: &str = "document.getElementById('inspector').innerText";
+const STEP: &str = "Number(document.getElementById('plot').getAttribute('aria-valuenow'))";
+
+/// One page on one screen: the picture is there, looking at it names values, nothing goes wrong.
+fn look(browser: &mut Browser, page: &Path, (width, colours): (u32, &str), largest: &str) {
+    browser.screen(width, 900, colours);
+    browser.open(page);
+    let at = format!("{width} pixels, {colours}");
+    // The areas stand on one another and fill a good part of the picture.
+    let areas = browser.value("[...document.querySelectorAll('#chart .area')].map((p) => { const b = p.getBBox(); return b.width * b.height; })");
+    let areas: Vec<f64> = serde_json::from_value(areas).unwrap();
+    assert!(areas.len() >= 3 && areas.iter().sum::<f64>() > 10_000.0, "{at}: {areas:?}");
+    let hatched = browser.value("document.querySelectorAll('#chart .lane.k6 + .kh').length && document.querySelector('#chart .lane.k6').getBBox().width > 1");
+    assert_eq!(hatched, true, "{at}: what runs again is hatched, in a row of its own");
+    assert_eq!(browser.value("document.querySelectorAll('#chart .budget').length > 1"), true);
+    assert_eq!(browser.value("document.querySelectorAll('#curve .dot').length >= 2"), true);
+    let overflow = browser.value("document.documentElement.scrollWidth - innerWidth");
+    assert!(overflow.as_f64().unwrap() <= 0.0, "{at}: the page is {overflow} pixels too wide");
+    let contrast = browser.value(CONTRAST);
+    assert!(contrast[1].as_f64().unwrap() >= 4.5, "{at}: {contrast}");
+
+    let corner = browser.value("(() => { const r = document.getElementById('chart').getBoundingClientRect(); return [r.left, r.top, r.width, r.height]; })()");
+    let [left, top, wide, high]: [f64; 4] = serde_json::from_value(corner).unwrap();
+    let start = browser.value(STEP);
+    match width < 600 {
+        true => browser.touch(left + wide * 0.7, top + high * 0.4),
+        false => browser.mouse("mouseMoved", left + wide * 0.7, top + high * 0.4),
+    }
+    let hovered = browser.value(STEP).as_u64().unwrap();
+    assert_ne!(start, hovered, "{at}");
+    let named = browser.text(NAMED);
+    let plain = named.replace(',', "");
+    assert!(plain.contains(&format!("Step {hovered} of ")) && named.contains(" live"), "{at}: {named}");
+    assert!(named.contains(largest), "{at}: {largest} is not in {named}");
+    browser.value("document.getElementById('plot').focus()");
+    browser.key("ArrowRight");
+    assert_eq!(browser.value(STEP), hovered + 1, "{at}");
+    browser.key("Home");
+    assert_eq!(browser.value(STEP), 0, "{at}");
+    assert!(browser.text("document.getElementById('plot').getAttribute('aria-valuetext')").starts_with("Step 0 of "));
+    assert_eq!(browser.complaints(), Vec::<String>::new(), "{at}");
+}
+
+#[test]
+fn pages_work_in_a_browser() {
+    let folder = Folder::new();
+    let Some(mut browser) = Browser::start() else { return };
+    let page = folder.path("out.html");
+    let out = page.to_str().unwrap();
+    browser.call("Emulation.setTouchEmulationEnabled", json!({"enabled": true}));
+
+    let problem = Problem::load(GPT).unwrap();
+    let plan = folder.forgetful("gpt.plan.json", &problem, 40);
+    let kept = folder.plan("kept.plan.json", &problem, plimsoll::solver::baseline(&problem).0);
+    succeed(&["report", GPT, &plan, &kept, "-o", out]);
+    for screen in [(1280, "light"), (1280, "dark"), (360, "light"), (360, "dark")] {
+        look(&mut browser, &page, screen, "16.00 MiB");
+    }
+    the_rest_of_the_page(&mut browser);
+
+    let (problem, plan) = hostile(&folder);
+    succeed(&["report", &problem, &plan, "-o", out, "--svg", &folder.name("out.svg")]);
+    look(&mut browser, &page, (360, "light"), "4.00 KiB");
+    assert_eq!(
+        browser.value("window.pwned === undefined && document.querySelector('main img, main i') === null"),
+        true
+    );
+    assert!(browser.text("document.querySelector('h1').textContent").contains("</script><script>window.pwned"));
+    browser.open(&folder.path("out.svg"));
+    let well_formed = "document.documentElement.tagName + document.querySelectorAll('parsererror').length";
+    assert_eq!(browser.text(well_formed), "svg0");
+
+    let (problem, plan) = large(&folder);
+    succeed(&["report", &problem, &plan, "-o", out]);
+    look(&mut browser, &page, (1280, "light"), "8.00 KiB");
+    let drawn =
+        browser.value("(() => { const before = performance.now(); zoomAll(); return performance.now() - before; })()");
+    println!("the picture of a large plan is drawn in {drawn} ms");
+    let longest = browser
+        .value("Math.max(...[...document.querySelectorAll('#chart path')].map((p) => p.getAttribute('d').length))");
+    assert!(longest.as_f64().unwrap() < 60_000.0, "paths are of a point a pixel, not a step: {longest}");
+}
+
+/// What a page does beside its picture, on the page of two plans of the GPT.
+fn the_rest_of_the_page(browser: &mut Browser) {
+    browser.screen(1280, 900, "light");
+    // Colours: as the system has them, then light, then dark.
+    let paper = "getComputedStyle(document.body).backgroundColor";
+    let light = browser.text(paper);
+    for _ in 0..2 {
+        browser.value("document.getElementById('theme').click()");
+    }
+    assert_ne!(browser.text(paper), light);
+    browser.value("document.getElementById('theme').click()");
+    assert_eq!(browser.text(paper), light);
+    // Another plan.
+    let peak = "document.querySelector('#figures dd').textContent";
+    let before = browser.text(peak);
+    browser.value("document.querySelectorAll('#plans input')[1].click()");
+    assert_ne!(browser.text(peak), before);
+    browser.value("document.querySelectorAll('#plans input')[0].click()");
+    assert_eq!(browser.text(peak), before);
+    // A value of the table is shown with its lives below the lanes.
+    browser.value("document.querySelectorAll('#values button.link')[3].click()");
+    assert_eq!(browser.value("document.querySelectorAll('#chart .life').length >= 1"), true);
+    let order = "[...document.querySelectorAll('#values tbody tr')].map((row) => row.cells[0].textContent).join()";
+    let by_size = browser.text(order);
+    browser.value("document.querySelector('#values [data-key=again]').click()");
+    assert_ne!(browser.text(order), by_size);
+    // Closer, and back.
+    let ticks = "[...document.querySelectorAll('#chart text')].map((t) => t.textContent).join()";
+    let far = browser.text(ticks);
+    browser.value("document.getElementById('plot').focus()");
+    browser.key("+");
+    assert_ne!(browser.text(ticks), far);
+    browser.key("0");
+    assert_eq!(browser.text(ticks), far);
+    let corner = browser.value("(() => { const r = document.getElementById('chart').getBoundingClientRect(); return [r.left, r.top, r.width]; })()");
+    let [left, top, wide]: [f64; 3] = serde_json::from_value(corner).unwrap();
+    browser.mouse("mousePressed", left + wide * 0.4, top + 100.0);
+    browser.call(
+        "Input.dispatchMouseEvent",
+        json!({"type": "mouseMoved", "x": left + wide * 0.5, "y": top + 100.0, "button": "left", "buttons": 1}),
+    );
+    browser.mouse("mouseReleased", left + wide * 0.5, top + 100.0);
+    assert_ne!(browser.text(ticks), far);
+    assert_eq!(browser.complaints(), Vec::<String>::new());
+}
