@@ -375,11 +375,113 @@ fn a_model_is_traced_for_a_device_not_at_hand() {
 }
 
 #[test]
+fn a_model_is_traced_for_a_device_by_name_or_by_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let trace = |device: &str, more: &[&str]| {
+        let out = path("traced.json");
+        succeed(&[&["trace", "frozen", "--device", device, "-o", &out], more].concat());
+        Problem::load(out).unwrap()
+    };
+    let list: Value = serde_json::from_str(&succeed(&["devices", "--json"])).unwrap();
+    let names: Vec<&str> = list["devices"].as_array().unwrap().iter().map(|d| d["name"].as_str().unwrap()).collect();
+    assert!(names.contains(&"h100") && names.contains(&"l4"), "{names:?}");
+    assert_eq!(succeed(&["devices"]).lines().count(), names.len() + 1);
+    let (small, large) = (trace("L4", &[]), trace("h100", &["--host-memory", "64GiB"]));
+    assert_eq!((small.device.name.as_str(), small.device.host_memory.get()), ("l4", 0));
+    assert_eq!((large.device.memory.get(), large.device.host_memory.get()), (80_000_000_000, 64 << 30));
+    let time = |problem: &Problem| plimsoll::solver::baseline(problem).1.time;
+    assert!(time(&small) > time(&large));
+    let mine = json!({"format": "plimsoll.device", "version": 1, "name": "mine", "memory": 1000, "flops_per_s": 1e9,
+        "bytes_per_s": 1e9, "launch": 7});
+    let mine = trace(&write(dir.path(), "mine.json", &mine), &[]);
+    assert_eq!((mine.device.name.as_str(), mine.device.memory.get()), ("mine", 1000));
+    assert!(time(&mine) > time(&small));
+    let refused =
+        |device: &str, more: &[&str]| fail(&[&["trace", "frozen", "--device", device, "-o", "-"], more].concat());
+    assert!(refused("h300", &[]).contains("`h300` is neither a file nor one of: a100-40gb"));
+    assert!(refused("h100", &["--host-memory", "10%"]).contains("write it as a size like 64GiB"));
+    assert!(refused(TINY, &[]).contains("is not a plimsoll.device file"));
+}
+
+#[test]
+fn estimate_says_yes_or_no_first() {
+    let first = |output: &str| output.lines().next().unwrap().to_owned();
+    let yes = succeed(&["estimate", TINY, "--budget", "100%"]);
+    assert_eq!(first(&yes), "yes: it fits the budget with everything kept");
+    assert!(yes.contains("everything kept") && !yes.contains("plan that fits"), "{yes}");
+    let planned = succeed(&["estimate", TINY, "--budget", "11000"]);
+    assert_eq!(first(&planned), "yes, with a plan: it fits the budget, 39.4% slower");
+    let no = run(&["estimate", TINY, "--budget", "5000"]);
+    assert_eq!((no.status.code(), text(&no.stderr).as_str()), (Some(2), ""));
+    assert_eq!(first(&text(&no.stdout)), "no: no plan was found that fits the budget");
+    assert!(first(&succeed(&["estimate", TINY])).starts_with("nothing was given to fit"));
+    let printed: Value = serde_json::from_str(&succeed(&["estimate", TINY, "--budget", "11000", "--json"])).unwrap();
+    assert_eq!((&printed["fits"], &printed["fits_with_everything_kept"]), (&json!(true), &json!(false)));
+    // What is live at the peak is what the peak is.
+    for row in ["keep_all", "plan", "least"] {
+        let row = printed[row].as_object().unwrap();
+        let parts = ["parameters", "state", "inputs", "gradients", "activations", "workspace"];
+        let sum: u64 = parts.iter().map(|part| row[*part].as_u64().unwrap()).sum();
+        assert_eq!(row["peak"].as_u64().unwrap(), sum, "{row:?}");
+    }
+}
+
+#[test]
+fn estimate_finds_the_largest_batch() {
+    let args = [
+        "estimate",
+        "gpt",
+        "--set",
+        "layers=1",
+        "--set",
+        "width=16",
+        "--set",
+        "heads=2",
+        "--set",
+        "sequence=16",
+        "--set",
+        "vocab=32",
+        "--device",
+        "l4",
+        "--budget",
+        "4MB",
+        "--time-limit",
+        "1",
+        "--json",
+    ];
+    assert!(fail(&args).contains("--budget"));
+    let dir = tempfile::tempdir().unwrap();
+    let device = json!({"format": "plimsoll.device", "version": 1, "name": "small", "memory": 4_000_000,
+        "flops_per_s": 1e12, "bytes_per_s": 1e11});
+    let device = write(dir.path(), "small.json", &device);
+    let args = [&args[..12], &["--device", &device], &args[16..]].concat();
+    let printed: Value = serde_json::from_str(&succeed(&args)).unwrap();
+    let batch = &printed["largest_batch"];
+    let (kept, planned) = (batch["keep_all"].as_u64().unwrap(), batch["planned"].as_u64().unwrap());
+    assert!(planned > kept && kept > 2, "{batch}");
+    let fits = |batch: u64| {
+        let batch = format!("batch={batch}");
+        let args = [&args[..12], &["--set", &batch, "--no-batch"], &args[12..]].concat();
+        serde_json::from_str::<Value>(&text(&run(&args).stdout)).unwrap()["fits_with_everything_kept"] == json!(true)
+    };
+    assert!(fits(kept) && !fits(kept + kept / 32 + 1));
+}
+
+#[test]
 fn help_and_version_are_not_errors() {
     assert!(succeed(&["--version"]).starts_with("plimsoll "));
     for args in [&["--help"][..], &["plan", "--help"], &["sweep", "--help"], &["trace", "-h"], &["help", "show"]] {
         assert!(succeed(args).contains("Usage:"));
     }
+}
+
+#[test]
+fn estimate_refuses_what_is_neither_a_model_nor_a_problem() {
+    assert!(fail(&["estimate", "nope"]).contains("no model is called `nope`; there are: gpt"));
+    assert!(fail(&["estimate", TINY, "--set", "a=1"]).contains("is no model of the zoo, and only those have settings"));
+    assert!(fail(&["estimate", TINY, "--budget", "much"]).contains("invalid budget `much`"));
+    assert!(fail(&["estimate", TINY, "--solver", "x"]).contains("no solver is called `x`"));
 }
 
 #[test]

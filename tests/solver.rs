@@ -130,6 +130,21 @@ fn more_budget_is_never_slower_in_single_calls() {
     }
 }
 
+/// The first budgets tried must not use up what there is for the search.
+#[cfg(feature = "fuzzing")]
+#[test]
+fn the_least_budget_is_found_in_larger_graphs_too() {
+    let problem = plimsoll::fuzz::layered(0, 120, 8);
+    let Err(Error::Infeasible { minimum, .. }) = solver::plan(&problem, Bytes(1), "auto", &quick(1_000)) else {
+        panic!("one byte is enough");
+    };
+    let (minimum, least) = (minimum.unwrap(), problem.trivial_bound().get());
+    let room = (minimum.get() - least) as f64 / (solver::baseline(&problem).1.peak.get() - least) as f64;
+    println!("{} ops: room {room:.3}", problem.graph.ops().len());
+    assert!(room < 0.25, "{room}");
+    verify(&problem, &solver::plan(&problem, minimum, "auto", &quick(1_000)).unwrap());
+}
+
 /// The problem with links that move the baseline's peak one way in the baseline's time.
 fn linked(mut problem: Problem, host: Bytes) -> Problem {
     let baseline = solver::baseline(&problem).1;

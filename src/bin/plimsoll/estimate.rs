@@ -252,9 +252,8 @@ fn least(problem: &Problem, categories: &Categories, solver: &str, options: &Opt
 
 /// The largest batches that fit, by bisection over traces.
 fn batches(subject: &Subject, given: usize, capacity: Bytes, solver: &str, options: &Options) -> Result<Batches> {
-    let keeps = |batch: usize| -> Result<bool> {
-        Ok(solver::baseline(&subject.problem(Some(batch))?).1.peak <= capacity)
-    };
+    let keeps =
+        |batch: usize| -> Result<bool> { Ok(solver::baseline(&subject.problem(Some(batch))?).1.peak <= capacity) };
     let keep_all = largest(given, &mut |batch| keeps(batch))?;
     let mut overhead = None;
     let mut plans = |batch: usize| -> Result<bool> {
@@ -324,7 +323,8 @@ fn told(report: &Report) -> String {
     let columns = [Some(&report.keep_all), report.plan.as_ref(), report.least.as_ref()];
     let titles = ["everything kept", "plan that fits", "smallest found"];
     let shown: Vec<(&str, &Row)> = titles.into_iter().zip(columns).filter_map(|(t, row)| Some((t, row?))).collect();
-    let mut table = vec![std::iter::once("at the peak").chain(shown.iter().map(|(t, _)| *t)).map(str::to_owned).collect()];
+    let mut table =
+        vec![std::iter::once("at the peak").chain(shown.iter().map(|(t, _)| *t)).map(str::to_owned).collect()];
     let mut line = |title: &str, of: &dyn Fn(&Row) -> String| {
         table.push(std::iter::once(title.to_owned()).chain(shown.iter().map(|(_, row)| of(row))).collect());
     };
