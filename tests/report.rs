@@ -69,9 +69,13 @@ impl Folder {
         self.name(name)
     }
 
-    /// Without the folder's name, which differs from run to run.
-    fn masked(&self, text: &str) -> String {
-        text.replace(self.0.path().to_str().unwrap(), "[folder]")
+    /// What a command prints that runs in the folder, on the tiny problem and files named in short.
+    fn succeed(&self, command: &str, args: &[&str]) -> String {
+        let tiny = std::fs::canonicalize(TINY).unwrap();
+        let mut process = Command::cargo_bin("plimsoll").unwrap();
+        let output = process.current_dir(self.0.path()).arg(command).arg(tiny).args(args).output().unwrap();
+        assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""), "{args:?}");
+        text(&output.stdout)
     }
 
     /// Save a plan of these steps, with what they really cost and a budget of their peak.
@@ -151,15 +155,27 @@ fn data(page: &str) -> Value {
 fn a_report_says_what_it_wrote() {
     let folder = Folder::new();
     let (tight, roomy) = (folder.tight(), folder.roomy());
+    let short =
+        ["tight.plan.json", "roomy.plan.json", "-o", "out.html", "--svg", "out.svg", "--trace", "out.trace.json"];
+    let table = folder.succeed("report", &short);
+    // Sizes of files change with the page itself.
+    let (head, files) = table.rsplit_once("\n\n").unwrap();
+    let files: Vec<&str> = files.lines().map(|line| line.split_once(" (").unwrap().0).collect();
+    let table = format!("{head}\n\n{}", files.join("\n"));
     let [page, svg, trace] = ["out.html", "out.svg", "out.trace.json"].map(|name| folder.name(name));
     let args = ["report", TINY, &tight, &roomy, "-o", &page, "--svg", &svg, "--trace", &trace];
-    let table = folder.masked(&succeed(&args));
-    // Sizes of files change with the page itself.
-    let unsized_: Vec<&str> = table
-        .lines()
-        .map(|line| line.rsplit_once(" (").map_or(line, |parts| if line.contains("out.") { parts.0 } else { line }))
-        .collect();
-    insta::assert_snapshot!(unsized_.join("\n"), @"");
+    insta::assert_snapshot!(table, @r"
+problem   tiny, 8 ops
+baseline  14.00 KiB (14340 bytes), 127.0 us with everything kept
+
+plan                budget       peak      time  overhead
+tight.plan.json  10.00 KiB  10.00 KiB  177.0 us     39.4%
+roomy.plan.json  14.00 KiB  14.00 KiB  127.0 us      0.0%
+
+svg    out.svg
+trace  out.trace.json
+html   out.html
+");
 
     let printed: Value = serde_json::from_str(&succeed(&[&args[..], &["--json"]].concat())).unwrap();
     for (entry, (kind, name)) in printed["written"].as_array().unwrap().iter().zip([
@@ -182,6 +198,19 @@ fn a_report_says_what_it_wrote() {
     assert_eq!(before, ["out.html", "out.svg", "out.trace.json"].map(|name| folder.read(name)));
 }
 
+/// JSON with a line for each list of numbers.
+fn outline(data: &Value) -> String {
+    let mut lines = String::new();
+    for (key, value) in data.as_object().unwrap() {
+        if key == "plans" {
+            value.as_array().unwrap().iter().for_each(|plan| lines += &format!("plan\n{}", outline(plan)));
+        } else {
+            lines += &format!("{key}: {value}\n");
+        }
+    }
+    lines
+}
+
 #[test]
 fn a_page_holds_what_the_plans_do() {
     let folder = Folder::new();
@@ -192,7 +221,7 @@ fn a_page_holds_what_the_plans_do() {
     let page = folder.read("out.html");
     let mut data = data(&page);
     data["version"] = json!("[version]");
-    insta::assert_snapshot!("page_data", serde_json::to_string_pretty(&data).unwrap());
+    insta::assert_snapshot!("page_data", outline(&data));
     // All of it is in the one file.
     for part in ["http:", "https:", "src=", "@import", "url(http"] {
         let allowed = page.matches("http://www.w3.org/2000/svg").count();
@@ -293,14 +322,102 @@ fn traces_hold_every_span_and_all_live_bytes() {
 fn a_diff_says_what_differs_and_what_it_costs() {
     let folder = Folder::new();
     let (tight, roomy) = (folder.tight(), folder.roomy());
-    insta::assert_snapshot!(folder.masked(&succeed(&["diff", TINY, &roomy, &tight])), @"");
-    insta::assert_snapshot!(folder.masked(&succeed(&["diff", TINY, &tight, &tight])), @"");
+    insta::assert_snapshot!(folder.succeed("diff", &["roomy.plan.json", "tight.plan.json"]), @r"
+problem  tiny, 8 ops, 10 values
+
+                             first           second  difference
+file               roomy.plan.json  tight.plan.json
+solver                     by hand          by hand
+budget                   14.00 KiB        10.00 KiB   -4.00 KiB
+peak                     14.00 KiB        10.00 KiB   -4.00 KiB
+time                      127.0 us         177.0 us    +50.0 us
+recomputed ops                   0                1          +1
+recomputing takes             0 ns          50.0 us    +50.0 us
+in place                         3                3        same
+overhead                      0.0%            39.4%
+
+value        size  made by       first                    again for  second           again for
+v2 (h1)  4.00 KiB  op0 (Matmul)  kept until its last use          -  recomputed once    50.0 us
+");
+    insta::assert_snapshot!(folder.succeed("diff", &["tight.plan.json", "tight.plan.json"]), @r"
+problem  tiny, 8 ops, 10 values
+
+                             first           second  difference
+file               tight.plan.json  tight.plan.json
+solver                     by hand          by hand
+budget                   10.00 KiB        10.00 KiB        same
+peak                     10.00 KiB        10.00 KiB        same
+time                      177.0 us         177.0 us        same
+recomputed ops                   1                1        same
+recomputing takes          50.0 us          50.0 us        same
+in place                         3                3        same
+overhead                     39.4%            39.4%
+
+Both keep, recompute and offload the same values.
+");
     let mut printed: Value = serde_json::from_str(&succeed(&["diff", TINY, &roomy, &tight, "--json"])).unwrap();
     for (k, file) in [&roomy, &tight].into_iter().enumerate() {
         assert_eq!(printed["plans"][k]["file"], json!(file));
         printed["plans"][k]["file"] = json!("[file]");
     }
-    insta::assert_snapshot!(serde_json::to_string_pretty(&printed).unwrap(), @"");
+    insta::assert_snapshot!(serde_json::to_string_pretty(&printed).unwrap(), @r#"
+{
+  "plans": [
+    {
+      "again": 0,
+      "again_time": 0,
+      "budget": 14340,
+      "file": "[file]",
+      "host_peak": 0,
+      "inplace": 3,
+      "offloaded": 0,
+      "offloads": 0,
+      "overhead": 0.0,
+      "peak": 14340,
+      "solver": "by hand",
+      "time": 127000
+    },
+    {
+      "again": 1,
+      "again_time": 50000,
+      "budget": 10244,
+      "file": "[file]",
+      "host_peak": 0,
+      "inplace": 3,
+      "offloaded": 0,
+      "offloads": 0,
+      "overhead": 0.3937007874015748,
+      "peak": 10244,
+      "solver": "by hand",
+      "time": 177000
+    }
+  ],
+  "problem": "tiny",
+  "same_order": true,
+  "values": [
+    {
+      "bytes": 4096,
+      "made_by": "op0 (Matmul)",
+      "plans": [
+        {
+          "again_time": 0,
+          "computes": 1,
+          "fate": "kept until its last use",
+          "offloads": 0
+        },
+        {
+          "again_time": 50000,
+          "computes": 2,
+          "fate": "recomputed once",
+          "offloads": 0
+        }
+      ],
+      "value": "v2 (h1)"
+    }
+  ],
+  "views": 0
+}
+"#);
 
     // Offloads, and more values than are listed.
     let problem = Problem::load(YARD).unwrap();
