@@ -228,6 +228,7 @@ fn a_page_holds_what_the_plans_do() {
         let found = page.matches(part).count() - if part == "http:" { allowed } else { 0 };
         assert_eq!(found, 0, "{part}");
     }
+    assert_eq!((page.matches("href=").count(), page.matches("href=\"data:,\"").count()), (1, 1));
     // Without JavaScript there is still a picture.
     let still = page.split_once("<noscript>").unwrap().1.split_once("</noscript>").unwrap().0;
     assert!(still.contains("<svg") && still.contains("<path"));
