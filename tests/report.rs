@@ -260,6 +260,63 @@ fn a_page_tells_offloads_and_roles() {
     assert_eq!((residents.len(), count(b'0'), count(b'2')), (74, 69, 5));
 }
 
+/// The page's buffers are followed by other code than the simulator's; they must add up to its totals, whatever the
+/// graph: views, in place, several outputs, ops that run again.
+#[test]
+fn what_lives_on_a_page_adds_up() {
+    let folder = Folder::new();
+    let (mut again, mut inplace) = (0, 0);
+    for seed in 0..24 {
+        let problem = plimsoll::fuzz::problem(seed, plimsoll::fuzz::Shape::all(24));
+        let graph = &problem.graph;
+        let mut order: Vec<OpId> = graph.ops().keys().collect();
+        for op in graph.ops().keys().skip(seed as usize % 3).step_by(3) {
+            if graph.ops()[op].replay != plimsoll::graph::Replay::Once {
+                let place = order.iter().rposition(|&o| o == op).unwrap();
+                order.insert((place + 1 + order.len()).div_ceil(2), op);
+            }
+        }
+        let steps = lower(graph, &order, Lowering::default());
+        if plimsoll::check::check_steps(&problem, &steps, Bytes(u64::MAX)).is_err() {
+            continue;
+        }
+        problem.save(folder.path("random.problem.json")).unwrap();
+        let plan = folder.plan("random.plan.json", &problem, steps.clone());
+        succeed(&["report", &folder.name("random.problem.json"), &plan, "-o", &folder.name("out.html")]);
+        let page = data(&folder.read("out.html"));
+        let (plan, sizes) = (&page["plans"][0], &page["values"]["bytes"]);
+        let numbers = |list: &Value| -> Vec<i64> { serde_json::from_value(list.clone()).unwrap() };
+        let summed = |list: &Value| -> Vec<i64> {
+            numbers(list)
+                .iter()
+                .scan(0, |sum, d| {
+                    *sum += d;
+                    Some(*sum)
+                })
+                .collect()
+        };
+        let (of, at) = (numbers(&sizes["of"]), numbers(&sizes["at"]));
+        let lives = &plan["lives"];
+        let (value, from, lasts) = (summed(&lives["value"]), summed(&lives["from"]), numbers(&lives["steps"]));
+        let mut bytes: Vec<i64> = value.iter().map(|&v| of[at[v as usize] as usize]).collect();
+        for odd in lives["bytes"].as_array().unwrap() {
+            bytes[odd[0].as_u64().unwrap() as usize] = odd[1].as_i64().unwrap();
+        }
+        let timeline = simulate(&problem, &steps).unwrap();
+        for (index, step) in steps.iter().enumerate() {
+            let live = |k: &usize| from[*k] <= index as i64 && (index as i64) < from[*k] + lasts[*k];
+            let mut sum: i64 = (0..value.len()).filter(live).map(|k| bytes[k]).sum();
+            if let Step::Compute { op, .. } = step {
+                sum += problem.costs.workspace[*op].get() as i64;
+            }
+            assert_eq!(sum as u64, timeline.live[index].get(), "seed {seed}, step {index}");
+        }
+        again += plan["steps"].as_str().unwrap().matches('r').count();
+        inplace += lives["made"].as_str().unwrap().matches(char::is_uppercase).count();
+    }
+    assert!(again > 50 && inplace > 50, "{again} {inplace}");
+}
+
 #[test]
 fn pictures_stand_alone_or_one_below_the_other() {
     let folder = Folder::new();
@@ -621,6 +678,10 @@ fn look(browser: &mut Browser, page: &Path, (width, colours): (u32, &str), large
     assert_eq!(hatched, true, "{at}: what runs again is hatched, in a row of its own");
     assert_eq!(browser.value("document.querySelectorAll('#chart .budget').length > 1"), true);
     assert_eq!(browser.value("document.querySelectorAll('#curve .dot').length >= 2"), true);
+    let peaks = browser.value(
+        "DATA.plans.every((plan, index) => plan.peak === planAt(index).total.reduce((a, b) => Math.max(a, b), 0))",
+    );
+    assert_eq!(peaks, true, "{at}: what the page adds up is what the simulator says");
     let overflow = browser.value("document.documentElement.scrollWidth - innerWidth");
     assert!(overflow.as_f64().unwrap() <= 0.0, "{at}: the page is {overflow} pixels too wide");
     let contrast = browser.value(CONTRAST);

@@ -203,14 +203,21 @@ fn band(low: &[f64], high: &[f64]) -> String {
 fn busy(spans: &[Span], end: Nanos, y: f64, keep: &dyn Fn(&Span) -> bool) -> String {
     let mut shares = vec![0.0f64; COLUMNS];
     let column = |t: Nanos| t.get() as f64 / end.get().max(1) as f64 * COLUMNS as f64;
-    for span in spans.iter().filter(|span| span.end > span.start && keep(span)) {
-        let (mut from, mut to) = (column(span.start), column(span.end));
-        if to - from > 3.0 {
-            (from, to) = (from.round(), to.round());
-        }
+    let runs: Vec<(f64, f64)> = spans
+        .iter()
+        .filter(|span| span.end > span.start && keep(span))
+        .map(|span| (column(span.start), column(span.end)))
+        .collect();
+    for (k, &(from, to)) in runs.iter().enumerate() {
+        // An end next to which the lane rests is drawn sharp.
+        let rests = |gap: f64| to - from > 3.0 && gap > 1.0;
+        let before = k.checked_sub(1).map_or(f64::MIN, |k| runs[k].1);
+        let after = runs.get(k + 1).map_or(f64::MAX, |run| run.0);
+        let from = if rests(from - before) { from.round() } else { from };
+        let to = if rests(after - to) { to.round() } else { to };
         let first = (from as usize).min(COLUMNS - 1);
-        for (c, share) in shares.iter_mut().enumerate().skip(first).take_while(|(c, _)| *c == first || (*c as f64) < to)
-        {
+        let last = (to.ceil() as usize).clamp(first + 1, COLUMNS);
+        for (c, share) in (first..last).zip(&mut shares[first..last]) {
             let part = to.min(c as f64 + 1.0) - from.max(c as f64);
             *share = (*share + part).clamp(0.15, 1.0);
         }
