@@ -18,7 +18,7 @@ function drawLanes(svg, plan, g) {
       draw(list, row === "forward" ? 5 : 7);
     } else {
       const lane = row === "to host" ? 0 : 1;
-      draw(plan.copies.filter((c) => c[0] === lane).map((c) => [c[2], c[3]]), "c");
+      draw(plan.spans.filter((c) => c[0] === lane).map((c) => [c[2], c[3]]), "c");
     }
   });
 }
