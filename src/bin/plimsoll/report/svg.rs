@@ -28,9 +28,11 @@ const COLOURS: [&str; Category::COUNT] =
 /// All pictures in one file.
 pub fn draw(problem: &Problem, categories: &Categories, pictures: &[Picture]) -> String {
     let end = pictures.iter().map(Picture::end).max().unwrap_or_default();
+    // One scale for all, of time and of bytes, so that heights and lengths can be compared.
+    let most = pictures.iter().map(most).max().unwrap_or_default().get().max(1) as f64 * 1.08;
     let (mut body, mut y) = (String::new(), 8.0);
     for picture in pictures {
-        y = panel(&mut body, problem, picture, end, y);
+        y = panel(&mut body, problem, picture, (end, most), y);
     }
     y = legend(&mut body, categories, pictures, y);
     let name = if problem.name.is_empty() { "plan".to_owned() } else { markup(&problem.name) };
@@ -43,8 +45,14 @@ pub fn draw(problem: &Problem, categories: &Categories, pictures: &[Picture]) ->
     )
 }
 
+/// The most bytes a picture shows: the budget, unless it is far above the peak.
+fn most(picture: &Picture) -> Bytes {
+    let peak = picture.timeline.peak;
+    picture.budget().unwrap_or_default().min(peak + peak).max(peak)
+}
+
 /// One plan: its title, memory, lanes and axis. Returns where the next may begin.
-fn panel(body: &mut String, problem: &Problem, picture: &Picture, end: Nanos, top: f64) -> f64 {
+fn panel(body: &mut String, problem: &Problem, picture: &Picture, (end, most): (Nanos, f64), top: f64) -> f64 {
     let timeline = &picture.timeline;
     let label = markup(&picture.label);
     let budget = picture.budget();
@@ -56,8 +64,7 @@ fn panel(body: &mut String, problem: &Problem, picture: &Picture, end: Nanos, to
         top + 14.0
     );
     let top = top + 28.0;
-    let most = budget.unwrap_or_default().min(timeline.peak + timeline.peak).max(timeline.peak).get().max(1);
-    let scale = Scale { bottom: top + MEMORY, top: most as f64 * 1.08 };
+    let scale = Scale { bottom: top + MEMORY, top: most };
     memory(body, picture, end, &scale, budget);
     let mut y = top + MEMORY + 10.0;
     let mut lane = |body: &mut String, name: &str, fill: &str, hatched: bool, keep: &dyn Fn(&Span) -> bool| {
@@ -126,26 +133,41 @@ fn memory(body: &mut String, picture: &Picture, end: Nanos, scale: &Scale, budge
         let high: Vec<f64> = sums.iter().map(|&sum| scale.y(sum)).collect();
         filled(body, &band(&low, &high), COLOURS[k], category == Category::Recomputed);
     }
-    let mut line = |bytes: Bytes, name: &str, style: &str| {
-        let y = scale.y(bytes.get() as f64);
-        let _ = writeln!(
-            body,
-            "<path d=\"M{LEFT} {y:.1}H{:.1}\" {style}/><text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\" \
-             fill=\"#1b1f24\">{name}</text>",
-            WIDTH - RIGHT,
-            LEFT - 8.0,
-            y + 4.0
-        );
+    let (line, what) = match budget.filter(|&budget| budget.get() as f64 <= scale.top) {
+        Some(budget) => (budget, "budget"),
+        None => (picture.timeline.peak, "peak"),
     };
-    line(Bytes::ZERO, "0", "stroke=\"#9aa3ab\"");
-    match budget.filter(|&budget| (budget.get() as f64) <= scale.top) {
-        Some(budget) => line(budget, &budget.to_string(), "stroke=\"#1b1f24\" stroke-width=\"2\""),
-        None => line(
-            picture.timeline.peak,
-            &picture.timeline.peak.to_string(),
-            "stroke=\"#1b1f24\" stroke-dasharray=\"4 3\"",
-        ),
+    let at = scale.y(line.get() as f64);
+    for bytes in ticks(scale.top) {
+        let y = scale.y(bytes);
+        if (y - at).abs() > 14.0 {
+            let label = if bytes > 0.0 { Bytes(bytes as u64).to_string() } else { "0".to_owned() };
+            let _ = writeln!(body, "<path d=\"M{:.1} {y:.1}H{LEFT:.1}\" stroke=\"#9aa3ab\"/>", LEFT - 4.0);
+            axis_label(body, y, &label, "#5b6470");
+        }
     }
+    let right = WIDTH - RIGHT;
+    let (width, dashes) = if what == "budget" { (2, "") } else { (1, " stroke-dasharray=\"4 3\"") };
+    let _ = writeln!(
+        body,
+        "<path d=\"M{LEFT:.1} {at:.1}H{right:.1}\" stroke=\"#1b1f24\" stroke-width=\"{width}\"{dashes}/>\
+         <text x=\"{right:.1}\" y=\"{:.1}\" text-anchor=\"end\" fill=\"#1b1f24\">{what}</text>",
+        at - 5.0
+    );
+    axis_label(body, at, &line.to_string(), "#1b1f24");
+}
+
+fn axis_label(body: &mut String, y: f64, label: &str, fill: &str) {
+    let (x, y) = (LEFT - 8.0, y + 4.0);
+    let _ = writeln!(body, "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"end\" fill=\"{fill}\">{label}</text>");
+}
+
+/// Round numbers of bytes from 0 to `top`: at most five steps of 1, 2 or 5 in a unit of powers of 1024.
+fn ticks(top: f64) -> Vec<f64> {
+    let unit = 1024f64.powi((top.max(1.0).ln() / 1024f64.ln()) as i32);
+    let power = unit * 10f64.powf((top / unit / 5.0).max(1e-9).log10().floor());
+    let step = [1.0, 2.0, 5.0, 10.0].map(|m| m * power).into_iter().find(|step| top / step <= 5.0).unwrap_or(top);
+    (0..=5).map(|k| f64::from(k) * step).take_while(|&bytes| bytes <= top).collect()
 }
 
 /// A path filled with a colour, and hatched where it stands for what is done again.
@@ -181,14 +203,21 @@ fn band(low: &[f64], high: &[f64]) -> String {
 fn busy(spans: &[Span], end: Nanos, y: f64, keep: &dyn Fn(&Span) -> bool) -> String {
     let mut shares = vec![0.0f64; COLUMNS];
     let column = |t: Nanos| t.get() as f64 / end.get().max(1) as f64 * COLUMNS as f64;
-    for span in spans.iter().filter(|span| span.end > span.start && keep(span)) {
-        let (mut from, mut to) = (column(span.start), column(span.end));
-        if to - from > 3.0 {
-            (from, to) = (from.round(), to.round());
-        }
+    let runs: Vec<(f64, f64)> = spans
+        .iter()
+        .filter(|span| span.end > span.start && keep(span))
+        .map(|span| (column(span.start), column(span.end)))
+        .collect();
+    for (k, &(from, to)) in runs.iter().enumerate() {
+        // An end next to which the lane rests is drawn sharp.
+        let rests = |gap: f64| to - from > 3.0 && gap > 1.0;
+        let before = k.checked_sub(1).map_or(f64::MIN, |k| runs[k].1);
+        let after = runs.get(k + 1).map_or(f64::MAX, |run| run.0);
+        let from = if rests(from - before) { from.round() } else { from };
+        let to = if rests(after - to) { to.round() } else { to };
         let first = (from as usize).min(COLUMNS - 1);
-        for (c, share) in shares.iter_mut().enumerate().skip(first).take_while(|(c, _)| *c == first || (*c as f64) < to)
-        {
+        let last = (to.ceil() as usize).clamp(first + 1, COLUMNS);
+        for (c, share) in (first..last).zip(&mut shares[first..last]) {
             let part = to.min(c as f64 + 1.0) - from.max(c as f64);
             *share = (*share + part).clamp(0.15, 1.0);
         }

@@ -52,7 +52,28 @@ function unpack(raw) {
   });
   const end = raw.copies.reduce((most, copy) => Math.max(most, copy[3]), now);
   const used = CATEGORIES.map((_, k) => k).filter((k) => level[k].subarray(0, n).some((x) => x > 0));
-  return { ...raw, n, what, start, stop, life, level, total, end, used };
+  const plan = { ...raw, n, what, life, level, total, used, clock: { start, stop, end } };
+  lay(plan, false);
+  return plan;
+}
+
+// Lay a plan out along time, or with the same room for every step, which shows what takes next to no time.
+function lay(plan, bySteps) {
+  const { clock, n } = plan;
+  plan.bySteps = bySteps || !(clock.end > 0);
+  if (!plan.bySteps) return Object.assign(plan, clock, { spans: plan.copies });
+  const place = (t) => {
+    let low = 0, high = n;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (clock.start[middle] <= t) low = middle + 1; else high = middle;
+    }
+    const step = Math.max(0, low - 1), lasts = (low < n ? clock.start[low] : clock.end) - clock.start[step];
+    return step + (lasts > 0 ? Math.min(1, (t - clock.start[step]) / lasts) : 0);
+  };
+  const start = Float64Array.from({ length: n }, (_, i) => i), stop = start.map((i) => i + 1);
+  const spans = plan.copies.map(([lane, step, from, to]) => [lane, step, place(from), place(to)]);
+  return Object.assign(plan, { start, stop, end: n, spans });
 }
 
 const unpacked = new Map();

@@ -36,7 +36,8 @@ function ticks(low, high, wanted, unit = 1) {
 }
 function byteTicks(low, high, wanted) {
   const unit = 1024 ** Math.max(0, Math.min(5, Math.floor(Math.log(Math.max(1, high)) / Math.log(1024))));
-  return ticks(low, high, wanted, unit).map((x) => [x, x === 0 ? "0" : short(bytesText(x))]);
+  const list = ticks(low, high, wanted, unit).map((x) => [x, x === 0 ? "0" : short(bytesText(x))]);
+  return list.filter(([, label], i) => i === 0 || label !== list[i - 1][1]);
 }
 // Without zeros that say nothing: 1.50 MiB is 1.5 MiB.
 const short = (text) => text.replace(/(\.\d*?)0+( |$)/, "$1$2").replace(/\.( |$)/, "$1");
@@ -46,6 +47,8 @@ function timeTicks(low, high, wanted) {
   const digits = Math.max(0, Math.ceil(-Math.log10(step / unit[0])));
   return ticks(low, high, wanted).map((x) => [x, x === 0 ? "0" : `${(x / unit[0]).toFixed(digits)} ${unit[1]}`]);
 }
+
+const stepTicks = (low, high, wanted) => ticks(low, high, wanted).filter(Number.isInteger).map((x) => [x, count(x)]);
 
 // A stair through `heights`, one a column of `width` pixels from `x0` on, and back through `floors`.
 function band(heights, floors, x0, width) {

@@ -1,11 +1,12 @@
 // What is live at the step looked at.
 function inspect() {
   const { plan, step } = view;
+  const { start, stop } = plan.clock;
   const box = byId("inspector");
   box.replaceChildren();
   const when = isCompute(plan, step)
-    ? `${PHASES[ops.phase[plan.what[step]]]}, ${timeText(plan.stop[step] - plan.start[step])} from ${timeText(plan.start[step])}`
-    : `at ${timeText(plan.start[step])}`;
+    ? `${PHASES[ops.phase[plan.what[step]]]}, ${timeText(stop[step] - start[step])} from ${timeText(start[step])}`
+    : `at ${timeText(start[step])}`;
   put(box, "p", { class: "muted" }, `Step ${count(step)} of ${count(plan.n)} · ${when}`);
   put(put(box, "p", { class: "does" }), "bdi", {}, does(plan, step));
   const live = bytesText(plan.total[step]);

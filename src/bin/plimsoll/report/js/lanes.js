@@ -18,7 +18,7 @@ function drawLanes(svg, plan, g) {
       draw(list, row === "forward" ? 5 : 7);
     } else {
       const lane = row === "to host" ? 0 : 1;
-      draw(plan.copies.filter((c) => c[0] === lane).map((c) => [c[2], c[3]]), "c");
+      draw(plan.spans.filter((c) => c[0] === lane).map((c) => [c[2], c[3]]), "c");
     }
   });
 }
@@ -38,17 +38,20 @@ function busy(list, top, g) {
   const n = Math.max(1, Math.floor(g.inner)), width = g.inner / n, shares = new Float64Array(n);
   const column = (t) => ((t - view.from) / (view.to - view.from)) * n;
   let cuts = "", before = -1;
-  for (const [start, stop] of list) {
-    if (stop < view.from || start > view.to) continue;
+  list.forEach(([start, stop], k) => {
+    if (stop < view.from || start > view.to) return;
     let from = Math.max(0, column(start)), to = Math.min(n, column(stop));
-    if (to - from > 3) [from, to] = [Math.round(from), Math.round(to)];
+    // An end next to which the lane rests is drawn sharp.
+    const rests = (other, gap) => to - from > 3 && (other === undefined || gap(other) > 1);
+    const [first, last] = [rests(list[k - 1], (o) => from - column(o[1])), rests(list[k + 1], (o) => column(o[0]) - to)];
+    [from, to] = [first ? Math.round(from) : from, last ? Math.round(to) : to];
     for (let c = Math.min(n - 1, Math.floor(from)); c === Math.floor(from) || c < to; c++) {
       shares[c] = Math.min(1, Math.max(shares[c] + Math.min(c + 1, to) - Math.max(c, from), 0.15));
       if (c + 1 >= n) break;
     }
     if (to - from > 6 && from - before < 1 && from > 0) cuts += `M${(g.left + from * width).toFixed(1)} ${top}v${g.row}`;
     before = to - from > 6 ? to : -1;
-  }
+  });
   const floor = top + g.row;
   const heights = shares.map((share) => floor - g.row * (share > 0.97 ? 1 : share));
   return { d: band(heights, new Float64Array(n).fill(floor), g.left, width), cuts };

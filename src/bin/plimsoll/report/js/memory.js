@@ -1,5 +1,5 @@
 // Memory over time, and how to move about in it.
-const view = { index: 0, plan: null, from: 0, to: 1, step: 0, value: -1, drag: null, geometry: null };
+const view = { index: 0, plan: null, bySteps: false, from: 0, to: 1, step: 0, value: -1, drag: null, geometry: null };
 
 function layout(width) {
   const narrow = width < 520;
@@ -59,7 +59,7 @@ function drawMemory() {
   }
   drawAreas(svg, plan, g, y);
   drawLanes(svg, plan, g);
-  for (const [t, label] of timeTicks(view.from, view.to, g.inner / (g.narrow ? 80 : 110))) {
+  for (const [t, label] of (plan.bySteps ? stepTicks : timeTicks)(view.from, view.to, g.inner / (g.narrow ? 80 : 110))) {
     put(svg, "path", { d: `M${xOf(t).toFixed(1)} ${g.axis - 2}v5`, class: "axis" });
     const anchor = xOf(t) > width - 40 ? "end" : xOf(t) < g.left + 8 ? "start" : "middle";
     put(svg, "text", { x: xOf(t), y: g.axis + 17, "text-anchor": anchor }, label);
@@ -138,14 +138,23 @@ function moveTo(step, follow = true) {
   drawCursor();
 }
 
+// Along time or along steps, all of it.
+function layOut() {
+  lay(view.plan, view.bySteps);
+  Object.assign(view, { from: 0, to: Math.max(1, view.plan.end), drag: null });
+  byId("axis").setAttribute("aria-pressed", view.plan.bySteps);
+}
+
 function zoom(from, to) {
   const { plan } = view;
+  if (!(plan.end > 0)) return;
   const least = Math.min(plan.end, Math.max(plan.end * 1e-6, 8));
   const width = Math.min(Math.max(to - from, least), plan.end);
   const start = Math.max(0, Math.min(plan.end - width, (from + to - width) / 2));
   [view.from, view.to] = [start, start + width];
   drawMemory();
 }
+
 function zoomBy(factor) {
   const { plan, step } = view;
   const width = view.to - view.from;
@@ -204,5 +213,6 @@ function listen() {
   byId("zoom-in").addEventListener("click", () => zoomBy(0.5));
   byId("zoom-out").addEventListener("click", () => zoomBy(2));
   byId("zoom-all").addEventListener("click", zoomAll);
+  byId("axis").addEventListener("click", () => { view.bySteps = !view.bySteps; layOut(); drawMemory(); });
   new ResizeObserver(() => { if (view.geometry?.width !== Math.max(260, Math.floor(plot.clientWidth))) drawMemory(); }).observe(plot);
 }

@@ -14,7 +14,8 @@ function telling(plan) {
 
 function show(index) {
   const plan = planAt(index);
-  Object.assign(view, { index, plan, from: 0, to: Math.max(1, plan.end), step: plan.peak_step, value: telling(plan), drag: null });
+  Object.assign(view, { index, plan, step: plan.peak_step, value: telling(plan) });
+  layOut();
   document.querySelectorAll("#plans input").forEach((input, i) => { input.checked = i === index; });
   byId("plot").setAttribute("aria-valuemin", 0);
   byId("plot").setAttribute("aria-valuemax", Math.max(0, plan.n - 1));

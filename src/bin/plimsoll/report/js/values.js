@@ -16,8 +16,8 @@ function fate([v, runs, offloads, inplace]) {
 // How long each value lives on the device.
 function lifetimes(plan) {
   const time = new Map();
-  const at = (step) => (step < plan.n ? plan.start[step] : plan.end);
-  const { life } = plan;
+  const { life, clock } = plan;
+  const at = (step) => (step < plan.n ? clock.start[step] : clock.end);
   life.value.forEach((v, i) => time.set(v, (time.get(v) || 0) + at(life.to[i]) - at(life.from[i])));
   return time;
 }
@@ -39,7 +39,7 @@ function fillValues() {
   const rows = plan.largest.map((row) => {
     const [v, runs] = row;
     const again = runs > 1 ? (runs - 1) * ops.time[values.by[v]] : 0;
-    return { v, fate: fate(row), again, lives: plan.end > 0 ? (time.get(v) || 0) / plan.end : 0 };
+    return { v, fate: fate(row), again, lives: plan.clock.end > 0 ? (time.get(v) || 0) / plan.clock.end : 0 };
   });
   const column = COLUMNS.find((c) => c.key === order.by);
   const compare = (a, b) => (a < b ? -1 : a > b ? 1 : 0);
