@@ -4,6 +4,9 @@
 //! budget, or none was found.
 
 mod check;
+mod compare;
+mod experiment;
+mod hash;
 mod input;
 mod output;
 mod plan;
@@ -13,6 +16,7 @@ mod solvers;
 mod solving;
 mod sweep;
 mod trace;
+mod worker;
 
 use std::process::ExitCode;
 
@@ -44,8 +48,14 @@ enum Command {
     Check(check::Args),
     /// Show what a plan does
     Show(show::Args),
+    /// Compare ways of training a model on a device: time, peak, and whether they compute the same
+    Compare(compare::Args),
+    /// Run a declared grid of problems, solvers and budgets; what is done already is not done again
+    Experiment(experiment::Args),
     /// List the solvers
     Solvers,
+    #[command(name = worker::COMMAND, hide = true)]
+    RunOne(worker::Args),
 }
 
 fn main() -> ExitCode {
@@ -63,7 +73,10 @@ fn main() -> ExitCode {
         Command::Sweep(args) => sweep::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Show(args) => show::run(&args),
+        Command::Compare(args) => compare::run(&args),
+        Command::Experiment(args) => experiment::run(&args),
         Command::Solvers => solvers::run(),
+        Command::RunOne(args) => worker::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -48,7 +48,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     Ok(output::print(&summary(&problem, out.display()))?)
 }
 
-fn setting(text: &str) -> Result<(String, String)> {
+/// A setting given as `key=value`.
+pub fn setting(text: &str) -> Result<(String, String)> {
     match text.split_once('=') {
         Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.trim().to_owned())),
         _ => Err(Error::InvalidSetting { name: format!("--set {text}"), why: "write it as key=value".into() }),
@@ -57,7 +58,7 @@ fn setting(text: &str) -> Result<(String, String)> {
 
 /// Trace one training step of the zoo's model `name` and measure its ops on this machine's CPU, or
 /// take their costs from a roofline.
-fn trace_model(
+pub fn trace_model(
     name: &str,
     settings: &[(String, String)],
     optimizer_bytes: f64,
