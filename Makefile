@@ -5,7 +5,7 @@ export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/plimsoll/targe
 FEATURES := cli,zoo,fuzzing,highs
 CARGO_FLAGS := --release --features $(FEATURES)
 
-.PHONY: setup demo test lint doc unit bench gpu
+.PHONY: setup demo test lint doc unit bench gpu experiments
 
 # Rust itself is pinned by `rust-version` in Cargo.toml. HiGHS (feature `highs`, on by default) is compiled from source:
 # that takes a C++ compiler, cmake and, for its bindings, libclang. Chromium opens the pages of `plimsoll report` in a test.
@@ -51,3 +51,10 @@ gpu: setup
 
 bench: setup
 	cargo bench --features $(FEATURES)
+
+# The tables of docs/experiments/results. Takes hours where nothing is done yet; killed, it goes on where it stopped.
+experiments: setup
+	cargo build $(CARGO_FLAGS) --bin plimsoll
+	for file in solver-quality plan-vs-measurement; do \
+		"$(CARGO_TARGET_DIR)/release/plimsoll" experiment docs/experiments/$$file.toml || exit 1; done
+	"$(CARGO_TARGET_DIR)/release/plimsoll" experiment docs/experiments/scaling.toml --jobs 1

@@ -2,13 +2,15 @@
 //!
 //! All variants live in one process and take turns in an order drawn anew each round, so that what else the
 //! machine does falls on all of them alike. Printed are medians, the median of the paired ratios with its 95 %
-//! bootstrap interval, and how often the planned step was the faster one of its round.
+//! interval (`plimsoll::stats`), and how often the planned step was the faster one of its round.
+//! `plimsoll compare` gives each run a process of its own.
 
 use std::time::Instant;
 
 use burn::optim::GradientsParams;
 use burn::tensor::Device;
 use clap::Parser;
+use plimsoll::stats::{Draw, median, median_interval, smaller};
 use plimsoll::zoo::{self, ZooModel, ZooVisitor};
 use plimsoll::{Budget, Rematerialize, Settings};
 
@@ -80,14 +82,12 @@ impl ZooVisitor for Turns<'_> {
             }
             Ok(start.elapsed().as_secs_f64() * 1e3)
         };
-        let mut draw = Draw(1);
+        let mut draw = Draw::new(1);
         let mut order: Vec<usize> = (0..=planned.len()).collect();
         let mut times = vec![Vec::new(); order.len()];
         // Two rounds to plan and to warm up.
         for round in 0..self.0.rounds + 2 {
-            for i in (1..order.len()).rev() {
-                order.swap(i, draw.below(i + 1));
-            }
+            draw.shuffle(&mut order);
             for &variant in &order {
                 let time = run(variant, round as u64)?;
                 if round >= 2 {
@@ -97,38 +97,16 @@ impl ZooVisitor for Turns<'_> {
         }
         for (budget, mine) in self.0.budgets.iter().zip(&times[1..]) {
             let ratios: Vec<f64> = mine.iter().zip(&times[0]).map(|(mine, plain)| mine / plain).collect();
-            let mut means: Vec<f64> = (0..2000)
-                .map(|_| median((0..ratios.len()).map(|_| ratios[draw.below(ratios.len())]).collect()))
-                .collect();
-            means.sort_by(f64::total_cmp);
-            let (low, high) = (means[means.len() / 40], means[means.len() - 1 - means.len() / 40]);
-            let faster = ratios.iter().filter(|&&r| r < 1.0).count() as f64 / ratios.len() as f64;
+            let interval = median_interval(&ratios);
             println!(
-                "| {name} | {budget} | {:.1} | {:.1} | {:.3} | {low:.3} to {high:.3} | {:.0} % |",
-                median(times[0].clone()),
-                median(mine.clone()),
-                median(ratios),
-                100.0 * faster,
+                "| {name} | {budget} | {:.1} | {:.1} | {:.3} | {} | {:.0} % |",
+                median(&times[0]),
+                median(mine),
+                median(&ratios),
+                interval.map_or("-".into(), |i| format!("{:.3} to {:.3}", i.low, i.high)),
+                100.0 * smaller(mine.iter().copied().zip(times[0].iter().copied())).share,
             );
         }
         Ok(())
-    }
-}
-
-fn median(mut of: Vec<f64>) -> f64 {
-    of.sort_by(f64::total_cmp);
-    match of.len() {
-        0 => f64::NAN,
-        n => (of[(n - 1) / 2] + of[n / 2]) / 2.0,
-    }
-}
-
-/// A small generator: the order of turns only has to be mixed.
-struct Draw(u64);
-
-impl Draw {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) as usize % n
     }
 }

@@ -19,6 +19,8 @@ pub mod plan;
 #[cfg(feature = "flex")]
 pub mod runtime;
 pub mod solver;
+#[cfg(feature = "cli")]
+pub mod stats;
 #[cfg(feature = "zoo")]
 pub mod zoo;
 

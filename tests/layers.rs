@@ -13,6 +13,7 @@ const MAY: &[(&str, &[&str])] = &[
     ("error", &["units", "check::Violation"]),
     ("files", &["error"]),
     ("alloc", &["units"]),
+    ("stats", &[]),
     ("graph", &["entity", "units", "error"]),
     // The tracer makes whole problems, so it stands above costs; the rest of `graph` below them.
     ("graph/trace", &["entity", "units", "error", "graph", "cost"]),

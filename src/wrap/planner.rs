@@ -311,8 +311,12 @@ impl Planner {
         program.problem("step", &costs, settings.held_bytes(state), B::TENSOR_BYTES, device)
     }
 
-    /// A plan from the plan directory, or a new one.
+    /// The plan that was given, one from the plan directory, or a new one.
     fn plan(settings: &Settings, problem: &Problem, allowance: &Allowance) -> Result<Plan> {
+        if let Some(plan) = &settings.plan {
+            plan.belongs_to(&problem.graph)?;
+            return Ok(Plan::clone(plan));
+        }
         let budget = allowance.for_plan;
         let file = settings.plan_directory.as_ref().map(|directory| {
             let (graph, host) = (problem.graph.fingerprint(), problem.device.host_memory.get());

@@ -12,6 +12,7 @@ use burn_flex::Flex;
 use burn_router::CustomOpRegistry;
 
 use super::binding::ModuleState;
+use crate::plan::Plan;
 use crate::runtime::Target;
 use crate::units::{Budget, Bytes};
 
@@ -44,6 +45,7 @@ pub struct Settings {
     pub(super) host_memory: Bytes,
     pub(super) seed: u64,
     pub(super) plan_directory: Option<PathBuf>,
+    pub(super) plan: Option<Arc<Plan>>,
     pub(super) profile_directory: Option<PathBuf>,
     pub(super) retrace: Retrace,
     pub(super) quiet: bool,
@@ -65,6 +67,7 @@ impl Settings {
             host_memory: Bytes::ZERO,
             seed: 0,
             plan_directory: None,
+            plan: None,
             profile_directory: default_profile_directory(),
             retrace: Retrace::default(),
             quiet: false,
@@ -117,6 +120,16 @@ impl Settings {
     /// A directory where plans are kept and looked for. Default: none.
     pub fn plan_directory(mut self, directory: impl Into<PathBuf>) -> Self {
         self.plan_directory = Some(directory.into());
+        self
+    }
+
+    /// A plan to run as it is, instead of planning: one made for the very step, by
+    /// [`Rematerialize::plan`](super::Rematerialize::plan) or of a problem that was exported. Its
+    /// own budget holds, and any other step is refused with
+    /// [`Error::PlanForAnotherGraph`](crate::Error::PlanForAnotherGraph). Default: none.
+    pub fn plan(mut self, plan: Plan) -> Self {
+        self.budget = Budget::Bytes(plan.budget);
+        self.plan = Some(Arc::new(plan));
         self
     }
 

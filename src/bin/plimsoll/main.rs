@@ -4,9 +4,12 @@
 //! budget, or none was found.
 
 mod check;
+mod compare;
 mod devices;
 mod diff;
 mod estimate;
+mod experiment;
+mod hash;
 mod input;
 mod output;
 mod plan;
@@ -18,6 +21,7 @@ mod solving;
 mod sweep;
 mod trace;
 mod uses;
+mod worker;
 
 use std::process::ExitCode;
 
@@ -55,10 +59,16 @@ enum Command {
     Diff(diff::Args),
     /// Say whether a training step fits a device, and what would
     Estimate(estimate::Args),
+    /// Compare ways of training a model on a device: time, peak, and whether they compute the same
+    Compare(compare::Args),
+    /// Run a declared grid of problems, solvers and budgets; what is done already is not done again
+    Experiment(experiment::Args),
     /// List the solvers
     Solvers,
     /// List the devices that can be planned for without having them
     Devices(devices::Args),
+    #[command(name = worker::COMMAND, hide = true)]
+    RunOne(worker::Args),
 }
 
 fn main() -> ExitCode {
@@ -79,8 +89,11 @@ fn main() -> ExitCode {
         Command::Report(args) => report::run(&args),
         Command::Diff(args) => diff::run(&args),
         Command::Estimate(args) => estimate::run(&args),
+        Command::Compare(args) => compare::run(&args),
+        Command::Experiment(args) => experiment::run(&args),
         Command::Solvers => solvers::run(),
         Command::Devices(args) => devices::run(&args),
+        Command::RunOne(args) => worker::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -79,6 +79,18 @@ pub fn table(rows: &[Vec<String>], right: &[usize]) -> String {
     text
 }
 
+/// A table in Markdown.
+pub fn markdown(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let line = |cells: Vec<String>| {
+        let cells = cells.iter().map(|cell| cell.replace('|', "\\|")).collect::<Vec<_>>();
+        format!("| {} |\n", cells.join(" | "))
+    };
+    let mut text = line(header.iter().map(|&cell| cell.to_owned()).collect());
+    text.push_str(&format!("|{}\n", "---|".repeat(header.len())));
+    rows.into_iter().for_each(|row| text.push_str(&line(row)));
+    text
+}
+
 /// `10.00 KiB (10240 bytes)`.
 pub fn exact(bytes: Bytes) -> String {
     match bytes.get() {

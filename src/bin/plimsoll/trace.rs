@@ -67,7 +67,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     Ok(output::print(&summary(&problem, out.display()))?)
 }
 
-/// `key=value`.
+/// A setting given as `key=value`.
 pub fn setting(text: &str) -> Result<(String, String)> {
     match text.split_once('=') {
         Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.trim().to_owned())),

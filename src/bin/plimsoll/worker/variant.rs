@@ -1,0 +1,87 @@
+//! Ways to train the same model.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use plimsoll::plan::Plan;
+use plimsoll::{Budget, Error, Result, Settings};
+
+/// How a run trains.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Variant {
+    /// Plain Burn.
+    Plain,
+    /// Plain Burn with its own gradient checkpointing, which has one fixed rule and no budget.
+    Checkpoint,
+    /// Under a budget, planned by a solver.
+    Budget(Budget, String),
+    /// By a plan from a file.
+    Plan(PathBuf),
+}
+
+impl Variant {
+    /// Parse `plain`, `checkpoint`, `plan:FILE`, `BUDGET` or `BUDGET@SOLVER`. What can be known to
+    /// be wrong before anything runs is refused here.
+    pub fn parse(text: &str) -> Result<Self> {
+        match text.trim() {
+            "plain" => return Ok(Self::Plain),
+            "checkpoint" => return Ok(Self::Checkpoint),
+            _ => {}
+        }
+        if let Some(file) = text.trim().strip_prefix("plan:") {
+            Plan::load(file)?;
+            return Ok(Self::Plan(file.into()));
+        }
+        let (budget, solver) = text.split_once('@').unwrap_or((text, "auto"));
+        // "plian" is no budget either, but that is not how to put it.
+        if !budget.trim().starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c)) && budget.trim() != "unlimited"
+        {
+            return Err(Error::InvalidSetting {
+                name: format!("--variant {text}"),
+                why: "write plain, checkpoint, plan:FILE, a budget (50%, 2GiB, unlimited) or BUDGET@SOLVER".into(),
+            });
+        }
+        plimsoll::solver::by_name(solver)?;
+        Ok(Self::Budget(budget.parse()?, solver.to_owned()))
+    }
+
+    /// How to wrap the model; `None` for plain Burn.
+    pub fn settings(&self, time_limit: Duration) -> Result<Option<Settings>> {
+        let settings = match self {
+            Self::Plain | Self::Checkpoint => return Ok(None),
+            Self::Budget(budget, solver) => Settings::new(*budget).solver(solver),
+            Self::Plan(file) => Settings::new(Budget::Unlimited).plan(Plan::load(Path::new(file))?),
+        };
+        Ok(Some(settings.time_limit(time_limit).quiet(true)))
+    }
+
+    /// Whether Plimsoll runs the step, not plain Burn.
+    pub fn is_planned(&self) -> bool {
+        matches!(self, Self::Budget(..) | Self::Plan(_))
+    }
+}
+
+/// As [`Variant::parse`] reads it.
+impl fmt::Display for Variant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Plain => f.write_str("plain"),
+            Self::Checkpoint => f.write_str("checkpoint"),
+            Self::Budget(Budget::Bytes(bytes), solver) => write!(f, "{}{}", bytes.get(), At(solver)),
+            Self::Budget(budget, solver) => write!(f, "{budget}{}", At(solver)),
+            Self::Plan(file) => write!(f, "plan:{}", file.display()),
+        }
+    }
+}
+
+struct At<'a>(&'a str);
+
+impl fmt::Display for At<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            "auto" => Ok(()),
+            solver => write!(f, "@{solver}"),
+        }
+    }
+}
