@@ -476,6 +476,33 @@ fn help_and_version_are_not_errors() {
     }
 }
 
+/// The commands of the guide, in its order and in one directory, on a smaller model.
+#[test]
+fn every_command_of_the_guide_works() {
+    let dir = tempfile::tempdir().unwrap();
+    let guide = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/guide.md")).unwrap();
+    let small = "layers=1 --set width=16 --set heads=2 --set sequence=16 --set vocab=32";
+    let mut ran = 0;
+    for block in guide.split("```sh\n").skip(1) {
+        let block = block.split("```").next().unwrap().replace("\\\n", " ");
+        for line in block.lines() {
+            let line = line.split(" #").next().unwrap().replace("layers=2", small).replace("--runs 15", "--runs 1");
+            let mut words: Vec<&str> = line.split_whitespace().collect();
+            assert_eq!(words.remove(0), "plimsoll", "{line}");
+            if ["plan", "sweep", "estimate"].contains(&words[0]) {
+                words.extend(["--time-limit", "1"]);
+            }
+            let output = plimsoll(&words).current_dir(dir.path()).output().unwrap();
+            assert_eq!(output.status.code(), Some(0), "{line}: {}", text(&output.stderr));
+            ran += 1;
+        }
+    }
+    assert!(ran >= 15, "{ran}");
+    for file in ["gpt.html", "gpt.svg", "gpt.trace.json", "raw.jsonl", "table.md"] {
+        assert!(dir.path().join(file).exists(), "{file}");
+    }
+}
+
 #[test]
 fn estimate_refuses_what_is_neither_a_model_nor_a_problem() {
     assert!(fail(&["estimate", "nope"]).contains("no model is called `nope`; there are: gpt"));

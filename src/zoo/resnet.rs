@@ -16,7 +16,7 @@ config! {
     /// ResNet: a residual network of basic blocks with batch normalization, with a stem for small images.
     pub struct ResNetConfig("resnet") -> ResNet {
         /// Images in a batch.
-        batch: usize = 8, 2, 1..=65_536;
+        batch: usize = 16, 2, 1..=65_536;
         /// Stages; each after the first halves the image and doubles the channels.
         stages: usize = 4, 2, 1..=12;
         /// Blocks in a stage.

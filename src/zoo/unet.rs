@@ -16,7 +16,7 @@ config! {
     /// U-Net: a convolutional network with skip connections that finds discs in noisy images.
     pub struct UnetConfig("unet") -> Unet {
         /// Images in a batch.
-        batch: usize = 4, 2, 1..=65_536;
+        batch: usize = 8, 2, 1..=65_536;
         /// Times the image is halved, with the channels doubled.
         depth: usize = 3, 2, 1..=12;
         /// Channels at full size.

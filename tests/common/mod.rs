@@ -31,6 +31,14 @@ pub struct Bits {
     pub state: Vec<TensorData>,
 }
 
+impl Bits {
+    /// Bytes of all tensors here.
+    fn bytes(&self) -> u64 {
+        let all = self.gradients.iter().flatten().chain(&self.state).chain([&self.loss]);
+        all.map(|data| data.as_bytes().len() as u64).sum()
+    }
+}
+
 struct Reader<'a> {
     gradients: Option<&'a GradientsParams>,
     found: Vec<Option<TensorData>>,
@@ -64,8 +72,8 @@ pub struct Measured {
     pub report: StepReport,
 }
 
-/// `steps` steps of plain Burn and AdamW; also the peak of its heap beyond what was held before
-/// the model was made.
+/// `steps` steps of plain Burn and AdamW; also the peak of its heap during a step, less what is kept
+/// here of the steps before.
 pub struct Plain {
     pub steps: usize,
 }
@@ -82,14 +90,15 @@ impl ZooVisitor for Plain {
         let device = model.devices()[0].clone();
         let mut model = model;
         let mut optim = AdamWConfig::new().init();
-        let mut bits = Vec::new();
+        let mut bits: Vec<Bits> = Vec::new();
         let mut peak = 0;
         for step in 0..self.steps {
             let inputs = batch(step as u64, &device);
+            let kept: u64 = bits.iter().map(Bits::bytes).sum();
             alloc::reset_peak();
             let loss = model.batch_loss(inputs);
             let gradients = GradientsParams::from_grads(loss.backward(), &model);
-            peak = peak.max(alloc::peak().get());
+            peak = peak.max(alloc::peak().get() - kept);
             let (loss, found) = (loss.into_data(), gradients_of(&model, &gradients));
             model = optim.step(1e-3, model, gradients);
             bits.push(Bits { loss, gradients: found, state: state_of(&model) });
