@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use plimsoll::{Bytes, Nanos};
 
-use super::declare::{Cell, Experiment, Kind};
+use super::declare::Experiment;
+use super::grid::{Case, Cell, Kind};
 use super::results::{Outcome, Record};
 use crate::output;
 
@@ -140,8 +141,8 @@ pub fn csv(rows: &[&Record]) -> String {
         let number = |x: &Option<u64>| x.map_or(String::new(), |x| x.to_string());
         let fraction = |x: Option<f64>| x.map_or(String::new(), |x| x.to_string());
         let (problem, settings) = match &cell.case {
-            super::declare::Case::Model { name, settings, .. } => (name.clone(), settings.join(" ")),
-            super::declare::Case::Problem { file, .. } => (file.clone(), String::new()),
+            Case::Model { name, settings, .. } => (name.clone(), settings.join(" ")),
+            Case::Problem { file, .. } => (file.clone(), String::new()),
         };
         let cells = [
             quoted(&problem),
