@@ -52,9 +52,9 @@ gpu: setup
 bench: setup
 	cargo bench --features $(FEATURES)
 
-# The tables of docs/experiments/results. Takes hours where nothing is done yet; killed, it goes on where it stopped.
+# The tables of docs/experiments/results. Takes long where nothing is done yet; killed, it goes on where it stopped. One
+# cell at a time, so that none has its time limit shortened by another.
 experiments: setup
 	cargo build $(CARGO_FLAGS) --bin plimsoll
-	for file in solver-quality plan-vs-measurement; do \
-		"$(CARGO_TARGET_DIR)/release/plimsoll" experiment docs/experiments/$$file.toml || exit 1; done
-	"$(CARGO_TARGET_DIR)/release/plimsoll" experiment docs/experiments/scaling.toml --jobs 1
+	for name in solver-quality plan-vs-measurement scaling; do \
+		"$(CARGO_TARGET_DIR)/release/plimsoll" experiment docs/experiments/$$name.toml --jobs 1 || exit 1; done

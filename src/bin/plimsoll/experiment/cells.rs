@@ -9,7 +9,8 @@ use plimsoll::cost::Problem;
 use plimsoll::solver::{self, Options};
 use plimsoll::{Budget, Error, Result};
 
-use super::declare::{self, Case, Cell, Kind};
+use super::declare;
+use super::grid::{Case, Cell, Kind};
 use super::results::Outcome;
 use crate::worker::{self, Answer, Task};
 use crate::{output, trace};

@@ -10,6 +10,7 @@
 
 mod cells;
 mod declare;
+mod grid;
 mod results;
 mod tables;
 
@@ -22,7 +23,8 @@ use plimsoll::{Error, Result};
 use serde::Serialize;
 
 use crate::output::{self, Failure};
-use declare::{Cell, Experiment, Kind};
+use declare::Experiment;
+use grid::{Cell, Kind};
 use results::{Record, Records, Results};
 
 /// Run a declared grid of problems, solvers and budgets, going on where an earlier run stopped.

@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use plimsoll::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use super::declare::Cell;
+use super::grid::Cell;
 
 /// One line.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use plimsoll::{Bytes, Nanos};
 
-use super::declare::{Cell, Experiment, Kind};
+use super::declare::Experiment;
+use super::grid::{Case, Cell, Kind};
 use super::results::{Outcome, Record};
 use crate::output;
 
@@ -59,12 +60,13 @@ const MEASURED: &[Column] = &[
     ("status", |r| r.outcome.status.clone()),
     ("within", |r| bytes(r.outcome.budget)),
     ("planned peak", |r| bytes(r.outcome.peak)),
-    ("measured", |r| bytes(r.outcome.measured_peak)),
+    ("measured peak", |r| bytes(r.outcome.measured_peak)),
     ("planned / measured", |r| over(r.outcome.peak, r.outcome.measured_peak)),
     ("predicted time", |r| nanos(r.outcome.time)),
-    ("measured", |r| nanos(r.outcome.measured_time)),
+    ("measured time", |r| nanos(r.outcome.measured_time)),
     ("predicted / measured", |r| over(r.outcome.time, r.outcome.measured_time)),
     ("overhead", |r| percent(r.outcome.overhead)),
+    ("needs", |r| bytes(r.outcome.minimum)),
 ];
 
 /// The table to read.
@@ -84,10 +86,23 @@ pub fn markdown(name: &str, experiment: &Experiment, rows: &[&Record]) -> String
     let header: Vec<&str> = columns.iter().map(|(name, _)| *name).collect();
     let rows_of = rows.iter().map(|row| columns.iter().map(|(_, of)| of(row)).collect());
     text.push_str(&output::markdown(&header, rows_of));
-    if let Some(same) = same(rows) {
-        let _ = writeln!(text, "\n{same}");
+    let common: String = same(rows).map(|same| format!("\n{same}\n")).unwrap_or_default();
+    text + &common + &reasons(rows)
+}
+
+/// Why cells have no result, where that is not a matter of the budget.
+fn reasons(rows: &[&Record]) -> String {
+    let mut text = String::new();
+    for Record { cell, outcome, .. } in rows {
+        if let ("unsupported" | "failed", Some(why)) = (outcome.status.as_str(), &outcome.why) {
+            let why = why.replace('\n', " ");
+            let _ = writeln!(text, "- {}, {}, {}: {why}", cell.case_name(), cell.solver, cell.budget);
+        }
     }
-    text
+    match text.is_empty() {
+        true => text,
+        false => format!("\n{text}"),
+    }
 }
 
 /// What all cells have in common.
@@ -126,8 +141,8 @@ pub fn csv(rows: &[&Record]) -> String {
         let number = |x: &Option<u64>| x.map_or(String::new(), |x| x.to_string());
         let fraction = |x: Option<f64>| x.map_or(String::new(), |x| x.to_string());
         let (problem, settings) = match &cell.case {
-            super::declare::Case::Model { name, settings, .. } => (name.clone(), settings.join(" ")),
-            super::declare::Case::Problem { file, .. } => (file.clone(), String::new()),
+            Case::Model { name, settings, .. } => (name.clone(), settings.join(" ")),
+            Case::Problem { file, .. } => (file.clone(), String::new()),
         };
         let cells = [
             quoted(&problem),
