@@ -17,13 +17,13 @@ config! {
         /// Functions in a batch.
         batch: usize = 8, 4, 1..=65_536;
         /// Fourier layers.
-        layers: usize = 4, 2, 1..=1_024;
+        layers: usize = 6, 2, 1..=1_024;
         /// Channels per point.
         width: usize = 32, 8, 1..=4_096;
         /// Points at which a function is given, a power of two.
         points: usize = 256, 32, 4..=1_048_576;
         /// Frequencies a layer acts on, at most half the points and one.
-        modes: usize = 16, 6, 1..=524_289;
+        modes: usize = 8, 6, 1..=524_289;
     }
 }
 
