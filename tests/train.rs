@@ -96,9 +96,9 @@ fn two_steps_draw_different_masks() {
 fn table_at_default_sizes() {
     let _alone = alone();
     println!(
-        "| model | ops | plain peak | budget, 50 % of plain | planned | measured | predicted/measured | overhead | identical |"
+        "| model | ops | plain peak | unlimited | budget, 50 % of plain | planned | measured | predicted/measured | overhead | identical |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|");
     for spec in zoo::models() {
         let model = Settings::new();
         let deterministic = spec.name != "dropout";
@@ -108,6 +108,10 @@ fn table_at_default_sizes() {
             false => (planned(spec.name, &model, 3, settings(Budget::Unlimited)).unwrap().0, 0),
         };
         let plain_peak = peak.saturating_sub(before);
+        let (got, measured, _) = planned(spec.name, &model, 3, settings(Budget::Unlimited)).unwrap();
+        assert_same(spec.name, Budget::Unlimited, &want, &got);
+        let unlimited = measured.iter().map(|m| m.report.measured_peak.unwrap().get()).max().unwrap();
+        drop((got, measured));
         let budget = match plain_peak {
             0 => Budget::percent(50.0),
             peak => Budget::bytes(peak / 2),
@@ -119,7 +123,7 @@ fn table_at_default_sizes() {
                 let most = measured.iter().map(|m| m.report.measured_peak.unwrap().get()).max().unwrap();
                 let report = measured[0].report;
                 println!(
-                    "| {} | {} | {plain_peak} | {} | {} | {most} | {:.4} | {:.2} % | {} |",
+                    "| {} | {} | {plain_peak} | {unlimited} | {} | {} | {most} | {:.4} | {:.2} % | {} |",
                     spec.name,
                     plan.steps.iter().filter(|s| matches!(s, plimsoll::plan::Step::Compute { .. })).count(),
                     report.budget.get(),
