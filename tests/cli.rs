@@ -469,6 +469,26 @@ fn estimate_finds_the_largest_batch() {
 }
 
 #[test]
+fn completions_and_manual_pages_know_every_command() {
+    let help = succeed(&["--help"]);
+    let commands = help.split("Commands:").nth(1).unwrap().split("Options:").next().unwrap();
+    let names: Vec<&str> = commands.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(names.len() > 12 && !names.contains(&"run-one"), "{names:?}");
+    let (bash, man) = (succeed(&["completions", "bash"]), succeed(&["man"]));
+    for name in names.iter().filter(|name| **name != "help") {
+        assert!(bash.contains(name) && man.contains(&name.replace('-', "\\-")), "{name}");
+    }
+    let page = succeed(&["man", "plan"]);
+    assert!(
+        page.contains(".TH plimsoll-plan") && page.contains("\\-\\-budget") && page.contains("Bytes (8GiB"),
+        "{page}"
+    );
+    assert!(fail(&["man", "nope"]).contains("no command is called `nope`; there are: trace, plan"));
+    assert!(fail(&["man", "run-one"]).contains("no command is called"));
+    assert!(fail(&["completions", "cmd"]).contains("bash"));
+}
+
+#[test]
 fn help_and_version_are_not_errors() {
     assert!(succeed(&["--version"]).starts_with("plimsoll "));
     for args in [&["--help"][..], &["plan", "--help"], &["sweep", "--help"], &["trace", "-h"], &["help", "show"]] {

@@ -15,6 +15,7 @@ mod output;
 mod plan;
 mod progress;
 mod report;
+mod shell;
 mod show;
 mod solvers;
 mod solving;
@@ -67,6 +68,10 @@ enum Command {
     Solvers,
     /// List the devices that can be planned for without having them
     Devices(devices::Args),
+    /// Print completions for a shell
+    Completions(shell::Completions),
+    /// Print a manual page
+    Man(shell::Man),
     #[command(name = worker::COMMAND, hide = true)]
     RunOne(worker::Args),
 }
@@ -93,6 +98,8 @@ fn main() -> ExitCode {
         Command::Experiment(args) => experiment::run(&args),
         Command::Solvers => solvers::run(),
         Command::Devices(args) => devices::run(&args),
+        Command::Completions(args) => shell::completions(&args),
+        Command::Man(args) => shell::man(&args),
         Command::RunOne(args) => worker::run(&args),
     };
     match result {
