@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use burn_ir::HandleKind;
+use burn_ir::{Handle, HandleKind, TensorId};
 
 use super::binding::{Bound, Inputs, ModuleState};
 use super::settings::Settings;
@@ -100,34 +100,60 @@ fn kept_bytes(ops: usize) -> Bytes {
     Bytes(ops as u64 * 1024 + threads as u64 * (1 << 20))
 }
 
-/// Views live during each step: the problem's sizes count tensors with buffers of their own, and a
-/// view takes a handle too.
-fn views_during(graph: &Graph, steps: &[Step]) -> impl Iterator<Item = u64> {
-    let is_view = move |v: ValueId| u64::from(graph.values()[v].alias_of.is_some());
+/// Values that count, live during each step.
+fn during<'a>(
+    graph: &'a Graph,
+    steps: &'a [Step],
+    counts: impl Fn(ValueId) -> bool + 'a,
+) -> impl Iterator<Item = u64> + 'a {
+    let count = move |v: ValueId| u64::from(counts(v));
     let mut live = 0;
     steps.iter().map(move |step| {
         match step {
             Step::Compute { op, inplace } => {
                 let op = &graph.ops()[*op];
-                live += op.outputs.iter().map(|&v| is_view(v)).sum::<u64>();
+                live += op.outputs.iter().map(|&v| count(v)).sum::<u64>();
                 let during = live;
-                live -= inplace.iter().map(|&(a, _)| is_view(op.inputs[a])).sum::<u64>();
+                live -= inplace.iter().map(|&(a, _)| count(op.inputs[a])).sum::<u64>();
                 return during;
             }
-            Step::Drop(v) => live -= is_view(*v),
+            Step::Drop(v) => live -= count(*v),
             Step::Offload(_) => {}
-            Step::Prefetch(v) => live += is_view(*v),
+            Step::Prefetch(v) => live += count(*v),
         }
         live
     })
 }
 
-/// The peak of `steps` with the handles of views counted.
-fn peak_with_views<B: Target>(problem: &Problem, steps: &[Step]) -> Result<Bytes> {
+/// Views live during each step: the problem's sizes count tensors with buffers of their own, and a
+/// view takes a handle too.
+fn views_during<'a>(graph: &'a Graph, steps: &'a [Step]) -> impl Iterator<Item = u64> + 'a {
+    during(graph, steps, |v| graph.values()[v].alias_of.is_some())
+}
+
+/// What the interpreter's table of handles takes during each step beyond what is counted for each
+/// tensor. It grows by doubling when seven eighths are used and never shrinks, so a tensor's share
+/// is anything between one and two and a quarter entries; counted are 1.6.
+fn table_during<'a, B: Target>(graph: &'a Graph, steps: &'a [Step]) -> impl Iterator<Item = i64> + 'a {
+    let entry = if B::IN_HEAP { size_of::<(TensorId, Handle<HandleKind<B>>)>() as u64 + 1 } else { 0 };
+    let residents = graph.values().values().filter(|v| v.resident).count() as u64;
+    let mut buckets = 0;
+    during(graph, steps, |_| true).map(move |made| {
+        let handles = residents + made;
+        buckets = buckets.max((handles * 8).div_ceil(7).next_power_of_two());
+        (buckets * entry) as i64 - (handles * entry * 8 / 5) as i64
+    })
+}
+
+/// The peak of `steps` with the handles of views and the table of handles counted.
+fn peak_with_handles<B: Target>(problem: &Problem, steps: &[Step]) -> Result<Bytes> {
     let live = simulate(problem, steps)?.live;
-    let with_views =
-        live.iter().zip(views_during(&problem.graph, steps)).map(|(&l, n)| l + Bytes(B::VIEW_BYTES.get() * n));
-    Ok(with_views.max().unwrap_or_default())
+    let views = views_during(&problem.graph, steps).zip(table_during::<B>(&problem.graph, steps));
+    let with_handles = live
+        .iter()
+        .zip(views)
+        .map(|(&l, (n, table))| Bytes((l + Bytes(B::VIEW_BYTES.get() * n)).get().saturating_add_signed(table)));
+    Ok(with_handles.max().unwrap_or_default())
 }
 
 /// A budget in bytes, and how much of it a plan may use: what views and the plan itself take is
@@ -255,7 +281,7 @@ impl Planner {
         check::check(&problem, &plan)?;
         let executable = Executable::new(&program, &plan.steps)?;
         let entry = Arc::new(Entry {
-            planned_peak: peak_with_views::<B>(&problem, &plan.steps)?,
+            planned_peak: peak_with_handles::<B>(&problem, &plan.steps)?,
             results: program.results(),
             ends: program.ends,
             plan,
