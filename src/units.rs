@@ -77,6 +77,17 @@ unit!(
     Nanos
 );
 
+impl Nanos {
+    /// How much longer this is than `baseline`, as a fraction of it: `(self - baseline) / baseline`.
+    /// Zero where the baseline takes no time.
+    pub fn over(self, baseline: Self) -> f64 {
+        match baseline.0 {
+            0 => 0.0,
+            base => (self.0 as f64 - base as f64) / base as f64,
+        }
+    }
+}
+
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];

@@ -36,7 +36,7 @@ fn every_zoo_model_trains_identically_at_half_the_memory() {
     let _alone = alone();
     for spec in zoo::models().iter().filter(|spec| spec.name != "dropout") {
         let settings_of_model = small(spec.name);
-        let (want, _) = plain(spec.name, &settings_of_model, 3);
+        let (want, plain_peak) = plain(spec.name, &settings_of_model, 3);
         // One op of the small variants, or the workspace of one convolution, needs more than half.
         let tight = match spec.name {
             "gpt" | "vit" | "unet" | "mixer" | "seq2seq" => 50.0,
@@ -48,7 +48,58 @@ fn every_zoo_model_trains_identically_at_half_the_memory() {
             println!("{:10} {budget:>9} overhead {:.4}", spec.name, plan.predicted.overhead);
             assert_same(spec.name, budget, &want, &got);
             assert_within(spec.name, budget, &measured);
+            let most = measured.iter().map(|m| m.report.measured_peak.unwrap().get()).max().unwrap();
+            assert!(most <= plain_peak + SLACK, "{} at {budget}: {most}, plain Burn {plain_peak}", spec.name);
         }
+    }
+}
+
+/// Two steps, in which the caller keeps the inputs or gives them away: losses and gradients, the peak, and
+/// what the inputs take.
+struct Giving {
+    keep: bool,
+}
+
+impl zoo::ZooVisitor for Giving {
+    type Output = (Vec<(burn::tensor::TensorData, Vec<Option<burn::tensor::TensorData>>)>, u64, u64);
+
+    fn visit<M: zoo::ZooModel>(
+        self,
+        _name: &'static str,
+        model: M,
+        batch: impl Fn(u64, &burn::tensor::Device) -> M::Inputs + Send + Sync + 'static,
+    ) -> Self::Output {
+        let device = model.devices()[0].clone();
+        let model = plimsoll::Rematerialize::with_settings(model, settings(Budget::Unlimited));
+        let (mut results, mut peak, mut bytes) = (Vec::new(), 0, 0);
+        for number in 0..2 {
+            let before = plimsoll::alloc::live().get();
+            let inputs = batch(number, &device);
+            bytes = plimsoll::alloc::live().get() - before;
+            let kept = self.keep.then(|| inputs.clone());
+            let step = model.step(inputs, |m: &M, inputs| m.batch_loss(inputs)).unwrap();
+            drop(kept);
+            peak = step.report.measured_peak.unwrap().get();
+            results.push((step.loss.into_data(), common::gradients_of(&*model, &step.grads)));
+        }
+        (results, peak, bytes)
+    }
+}
+
+#[test]
+fn inputs_that_are_given_away_are_freed_after_their_last_use() {
+    let _alone = alone();
+    let device = burn::tensor::Device::flex().autodiff();
+    // One in which the inputs are read by the first layer and the loss alone, one that draws masks.
+    for name in ["frozen", "dropout"] {
+        let run = |keep| zoo::with_model(name, &Settings::new(), &device, 7, Giving { keep }).unwrap();
+        let ((kept, most, bytes), (given, less, _)) = (run(true), run(false));
+        assert_eq!(kept, given, "{name}: who holds the inputs is no matter of what is computed");
+        // The targets are needed to the peak, the rest is not.
+        assert!(
+            most - less > bytes / 3,
+            "{name}: {most} bytes with inputs kept, {less} without, {bytes} bytes of inputs"
+        );
     }
 }
 
@@ -89,6 +140,13 @@ fn two_steps_draw_different_masks() {
     }
 }
 
+/// The models of the zoo, or those in the variable `PLIMSOLL_MODELS`, separated by commas.
+fn asked_for() -> Vec<&'static str> {
+    let only = std::env::var("PLIMSOLL_MODELS").ok();
+    let all = zoo::models().iter().map(|spec| spec.name);
+    all.filter(|name| only.as_ref().is_none_or(|only| only.split(',').any(|it| it == *name))).collect()
+}
+
 /// The table of docs/RESULTS.md: `cargo test --release --features cli,zoo,fuzzing --test train --
 /// --ignored --nocapture`.
 #[test]
@@ -99,32 +157,30 @@ fn table_at_default_sizes() {
         "| model | ops | plain peak | unlimited | budget, 50 % of plain | planned | measured | predicted/measured | overhead | identical |"
     );
     println!("|---|---|---|---|---|---|---|---|---|---|");
-    for spec in zoo::models() {
+    for name in asked_for() {
         let model = Settings::new();
-        let deterministic = spec.name != "dropout";
-        let before = plimsoll::alloc::live().get();
-        let (want, peak) = match deterministic {
-            true => plain(spec.name, &model, 3),
-            false => (planned(spec.name, &model, 3, settings(Budget::Unlimited)).unwrap().0, 0),
+        let deterministic = name != "dropout";
+        let (want, plain_peak) = match deterministic {
+            true => plain(name, &model, 3),
+            false => (planned(name, &model, 3, settings(Budget::Unlimited)).unwrap().0, 0),
         };
-        let plain_peak = peak.saturating_sub(before);
-        let (got, measured, _) = planned(spec.name, &model, 3, settings(Budget::Unlimited)).unwrap();
-        assert_same(spec.name, Budget::Unlimited, &want, &got);
+        let (got, measured, _) = planned(name, &model, 3, settings(Budget::Unlimited)).unwrap();
+        assert_same(name, Budget::Unlimited, &want, &got);
         let unlimited = measured.iter().map(|m| m.report.measured_peak.unwrap().get()).max().unwrap();
         drop((got, measured));
         let budget = match plain_peak {
             0 => Budget::percent(50.0),
             peak => Budget::bytes(peak / 2),
         };
-        match planned(spec.name, &model, 3, settings(budget)) {
-            Err(error) => println!("| {} | | {plain_peak} | {error} |", spec.name),
+        match planned(name, &model, 3, settings(budget)) {
+            Err(error) => println!("| {} | | {plain_peak} | {error} |", name),
             Ok((got, measured, plan)) => {
-                assert_same(spec.name, budget, &want, &got);
+                assert_same(name, budget, &want, &got);
                 let most = measured.iter().map(|m| m.report.measured_peak.unwrap().get()).max().unwrap();
                 let report = measured[0].report;
                 println!(
                     "| {} | {} | {plain_peak} | {unlimited} | {} | {} | {most} | {:.4} | {:.2} % | {} |",
-                    spec.name,
+                    name,
                     plan.steps.iter().filter(|s| matches!(s, plimsoll::plan::Step::Compute { .. })).count(),
                     report.budget.get(),
                     report.planned_peak.get(),
@@ -132,7 +188,8 @@ fn table_at_default_sizes() {
                     100.0 * plan.predicted.overhead,
                     want == got,
                 );
-                assert!(most <= report.budget.get(), "{} over its budget", spec.name);
+                assert!(most <= report.budget.get(), "{} over its budget", name);
+                assert!(!deterministic || unlimited <= plain_peak, "{name}: more than plain Burn");
             }
         }
     }
@@ -227,11 +284,7 @@ fn more_budget_is_never_slower() {
 #[ignore = "takes minutes: every model of the zoo, measured"]
 fn more_budget_is_never_slower_on_any_model() {
     let _alone = alone();
-    // `PLIMSOLL_MODELS`: only these, separated by commas.
-    let only = std::env::var("PLIMSOLL_MODELS").ok();
-    let mut models: Vec<&str> = zoo::models().iter().map(|spec| spec.name).collect();
-    models.retain(|name| only.as_ref().is_none_or(|only| only.split(',').any(|it| it == *name)));
-    for name in models {
+    for name in asked_for() {
         let problem = problem_of(name, None);
         assert_sweep_is_monotone(name, &problem, &training());
         assert_single_calls_are_monotone(name, &problem, &training());

@@ -1,8 +1,9 @@
 //! Devices that need not be at hand: what they hold, move and compute.
 //!
 //! Figures are the makers' data sheets: dense 32-bit floating-point rate without tensor cores, memory
-//! bandwidth, capacity (in decimal gigabytes, which leaves the driver a few per cent). A link moves what PCIe 4.0 or 5.0 with 16 lanes reaches in practice, about
-//! four fifths of its rate. `cpu` is a server of 16 cores. Other devices are described in a file:
+//! bandwidth, capacity (in decimal gigabytes, which leaves the driver a few per cent). A link moves what
+//! PCIe 4.0 or 5.0 with 16 lanes reaches in practice, about four fifths of its rate. `cpu` is a server of 16
+//! cores. Other devices are described in a file:
 //!
 //! ```json
 //! { "format": "plimsoll.device", "version": 1, "name": "my-gpu", "memory": 17179869184,
@@ -33,6 +34,13 @@ pub struct DeviceSpec {
     pub device: Device,
     /// Its rates.
     pub roofline: Roofline,
+}
+
+/// A device of which only the rates are known.
+impl From<Roofline> for DeviceSpec {
+    fn from(roofline: Roofline) -> Self {
+        Self { device: Device { name: roofline.to_string(), ..Device::default() }, roofline }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -128,10 +136,7 @@ impl DeviceSpec {
                 d2h_bytes_per_s: raw.d2h_bytes_per_s,
                 h2d_bytes_per_s: raw.h2d_bytes_per_s,
             },
-            roofline: match raw.launch {
-                Some(launch) => roofline.with_launch(Nanos(launch)),
-                None => roofline,
-            },
+            roofline: roofline.with_launch(raw.launch.map_or(roofline.launch(), Nanos)),
         })
     }
 

@@ -32,6 +32,18 @@ pub struct OpCost {
     pub layouts: Vec<String>,
 }
 
+impl OpCost {
+    /// Of an op that does nothing, with so many outputs.
+    pub(crate) fn nothing(outputs: usize) -> Self {
+        Self {
+            views: vec![None; outputs],
+            sizes: vec![Bytes::ZERO; outputs],
+            layouts: vec![String::new(); outputs],
+            ..Self::default()
+        }
+    }
+}
+
 /// A table of op costs for one device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

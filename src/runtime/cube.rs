@@ -65,6 +65,11 @@ impl Target for CubeBackend {
         Place { buffer, offset: handle.offset_start.unwrap_or(0) }
     }
 
+    /// Handles tell only whether they are the last.
+    fn holders(_: &HandleKind<Self>) -> Option<usize> {
+        None
+    }
+
     fn buffer_bytes(handle: &HandleKind<Self>) -> Bytes {
         Bytes(tensor(handle).handle.size())
     }

@@ -20,6 +20,8 @@ pub type Binding<B> = (ValueId, HandleKind<B>);
 /// change from step to step is worked out in [`Executable`].
 #[derive(Clone, Copy, Debug)]
 enum Instruction {
+    /// The plan's alone: the inputs are there.
+    Nothing,
     /// Run an operation; bit `k` set: its input number `k` is taken over.
     Run(OpId, u32),
     /// Let go of a tensor.
@@ -36,6 +38,8 @@ pub struct Executable {
     instructions: Vec<Instruction>,
     ops: EntityMap<OpId, Box<OperationIr>>,
     tensors: EntityMap<ValueId, TensorIr>,
+    /// Ops before the first of the model's own.
+    leading: usize,
 }
 
 impl Executable {
@@ -54,6 +58,8 @@ impl Executable {
                 status: TensorStatus::ReadWrite,
             })
             .collect();
+        // The problem has one value more where the step owns inputs, which is no tensor.
+        let begun = program.ops.keys().any(|op| program.is_take_over(op)).then_some(tensors.len());
         let stray = |step: usize| Error::Execution {
             at: format!("step {step}"),
             why: "it names an op or value that the program does not have".into(),
@@ -62,8 +68,15 @@ impl Executable {
         for (index, step) in steps.iter().enumerate() {
             let value = |v: ValueId| tensors.get(v).map(|_| v).ok_or_else(|| stray(index));
             instructions.push(match step {
+                Step::Drop(v) | Step::Offload(v) | Step::Prefetch(v) if Some(v.index()) == begun => {
+                    Instruction::Nothing
+                }
                 Step::Compute { op, inplace } => {
                     program.ops.get(*op).ok_or_else(|| stray(index))?;
+                    if program.is_take_over(*op) {
+                        instructions.push(Instruction::Nothing);
+                        continue;
+                    }
                     // No op with more inputs than bits can work in place; if one could, the backend
                     // would write anew, which is as right and needs more memory.
                     let taken = inplace.iter().filter(|p| p.0 < 32).fold(0, |bits, p| bits | 1 << p.0);
@@ -75,13 +88,14 @@ impl Executable {
             });
         }
         let ops = program.ops.values().cloned().map(Box::new).collect();
-        Ok(Self { instructions, ops, tensors })
+        Ok(Self { instructions, ops, tensors, leading: usize::from(begun.is_some()) })
     }
 
     /// Run every step and return the values asked for, in order.
     ///
-    /// `bindings` are the resident values' tensors; `seed` is that of this training step. Copies to
-    /// host memory and back are waited for.
+    /// `bindings` are the tensors of values that come from outside. `seed` gives that of a random op
+    /// in this training step; ops are counted as if no inputs were the step's own, so that the same
+    /// step draws the same numbers. Copies to host memory and back are waited for.
     /// `observe` is called after each step with its index.
     ///
     /// # Errors
@@ -105,10 +119,11 @@ impl Executable {
             for (index, instruction) in self.instructions.iter().enumerate() {
                 at = index;
                 match *instruction {
+                    Instruction::Nothing => {}
                     Instruction::Run(op, taken) => match random_op(&self.ops[op]) {
                         None => interpreter.register_op(self.ready(op, taken)),
                         Some(random) => {
-                            let data = random::draw(random, seed(op))?;
+                            let data = random::draw(random, seed(OpId::from_index(op.index() - self.leading)))?;
                             interpreter.register_tensor_data_id(random.out.id, data);
                         }
                     },
@@ -157,6 +172,7 @@ impl Executable {
     fn describe(&self, index: usize) -> String {
         match self.instructions.get(index) {
             None => "its end".to_owned(),
+            Some(Instruction::Nothing) => format!("step {index}, inputs"),
             Some(Instruction::Run(op, _)) => format!("step {index}, {op} ({})", kind_of(&self.ops[*op])),
             Some(Instruction::Drop(v)) => format!("step {index}, drop {v}"),
             Some(Instruction::Offload(v)) => format!("step {index}, offload {v}"),

@@ -5,6 +5,7 @@ use burn_backend::{DType, Shape, TensorData};
 use burn_flex::{Flex, FlexDevice, FlexTensor, Layout};
 use burn_ir::HandleKind;
 use burn_router::CustomOpRegistry;
+use burn_std::sync::Arc;
 
 use super::target::{Place, Target, Usage, filled, handle_of, parse_layout, through_dispatch};
 use crate::alloc;
@@ -47,6 +48,11 @@ impl Target for Flex {
 
     fn place(handle: &HandleKind<Self>) -> Place {
         Place { buffer: tensor(handle).bytes().as_ptr() as usize as u64, offset: 0 }
+    }
+
+    fn holders(handle: &HandleKind<Self>) -> Option<usize> {
+        // One more is the one counted through.
+        Some(Arc::strong_count(&tensor(handle).data_arc()) - 1)
     }
 
     fn buffer_bytes(handle: &HandleKind<Self>) -> Bytes {

@@ -122,6 +122,10 @@ impl<B: Target> Probe for OpProbe<'_, B> {
         self.program.reads_and_writes(op)
     }
 
+    fn stands_for(&self, op: OpId) -> Option<Vec<ValueId>> {
+        self.program.is_take_over(op).then(|| self.program.reads_and_writes(op).1)
+    }
+
     fn layout_at_start(&self, value: ValueId) -> String {
         (self.starts)(value).unwrap_or_default()
     }

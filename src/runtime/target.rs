@@ -68,6 +68,8 @@ pub trait Target: BackendIr + Debug {
     fn layout(handle: &HandleKind<Self>) -> Option<String>;
     /// Where it lies.
     fn place(handle: &HandleKind<Self>) -> Place;
+    /// How many tensors share its buffer, itself counted; `None` where the backend does not tell.
+    fn holders(handle: &HandleKind<Self>) -> Option<usize>;
     /// Bytes of its buffer.
     fn buffer_bytes(handle: &HandleKind<Self>) -> Bytes;
 

@@ -48,15 +48,15 @@ impl Proof {
             false => remaining,
         };
         let outcome = registry::by_name(frame.name()).ok()?.solve(frame.problem, self.bytes, &options).ok()?;
-        match outcome.plan() {
-            Some(_) => Some(self.bytes),
-            None if is_common(frame) => {
-                let (mut low, mut high) = (self.bytes.get(), frame.everything.get());
-                bisect(frame, &mut low, &mut high, &mut |_| Ok(None)).ok()?;
-                Some(Bytes(high))
-            }
-            None => outcome.minimum_feasible(),
+        if outcome.plan().is_some() {
+            return Some(self.bytes);
         }
+        if !is_common(frame) {
+            return outcome.minimum_feasible();
+        }
+        let (mut low, mut high) = (self.bytes.get(), frame.everything.get());
+        bisect(frame, &mut low, &mut high, &mut |_| Ok(None)).ok()?;
+        Some(Bytes(high))
     }
 }
 

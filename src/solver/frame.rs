@@ -9,7 +9,7 @@ use super::explain;
 use super::mixed::mixed;
 use super::model::{Model, needed};
 use super::moves::Move;
-use super::progress::{Watch, overhead};
+use super::progress::Watch;
 use super::reorder::shrink_first;
 use super::{Options, Outcome, offload, registry};
 #[cfg(feature = "highs")]
@@ -18,7 +18,7 @@ use crate::cost::Problem;
 use crate::entity::OpId;
 use crate::error::{Error, Result};
 use crate::plan::{Lowering, Plan, Predicted, Status, Step, Timeline, lower, simulate};
-use crate::units::Bytes;
+use crate::units::{Bytes, Nanos};
 
 /// Plan `problem` within `budget` bytes with the named solver (`auto` is the default one).
 ///
@@ -59,7 +59,7 @@ pub fn lower_bound(problem: &Problem, budget: Bytes) -> f64 {
 fn overhead_of_bound(problem: &Problem, least: u64) -> f64 {
     match least {
         u64::MAX => f64::INFINITY,
-        least => overhead(least, baseline(problem).1.time.get()),
+        least => Nanos(least).over(baseline(problem).1.time),
     }
 }
 
@@ -265,8 +265,8 @@ impl<'a> Frame<'a> {
             time: timeline.time,
             baseline_peak: self.baseline.peak,
             baseline_time: base,
-            overhead: overhead(timeline.time.get(), base.get()),
-            lower_bound: overhead(self.least(), base.get()),
+            overhead: timeline.time.over(base),
+            lower_bound: Nanos(self.least()).over(base),
             status: if optimal { Status::Optimal } else { Status::Feasible },
         };
         Outcome::of(Plan::new(&self.problem.graph, self.budget, self.name, steps, predicted))

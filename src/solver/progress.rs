@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Options;
-use crate::units::Bytes;
+use crate::units::{Bytes, Nanos};
 
 /// Asks a running solve to end. Clones are handles on one and the same request.
 ///
@@ -186,7 +186,7 @@ impl Watch {
 
     fn report(&self, mut last: MutexGuard<'_, Instant>) {
         let Some(on_progress) = &self.on_progress else { return };
-        let time = |time: u64| overhead(time, self.baseline);
+        let time = |time: u64| Nanos(time).over(Nanos(self.baseline));
         let best = self.best.load(Ordering::Relaxed);
         let phase = *self.phase.lock().unwrap_or_else(PoisonError::into_inner);
         on_progress(&Progress {
@@ -198,14 +198,6 @@ impl Watch {
             lower_bound: time(self.least.load(Ordering::Relaxed)),
         });
         *last = Instant::now();
-    }
-}
-
-/// `(time - baseline) / baseline`; nothing where nothing takes time.
-pub(super) fn overhead(time: u64, baseline: u64) -> f64 {
-    match baseline {
-        0 => 0.0,
-        base => (time as f64 - base as f64) / base as f64,
     }
 }
 

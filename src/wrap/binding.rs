@@ -116,9 +116,12 @@ impl<B: Target> ModuleState<B> {
 /// The tensors of a step's inputs, in order.
 pub(super) struct Inputs<B: Target> {
     pub tensors: Vec<Bound<B>>,
+    /// Which of them nobody holds but the step, so that it may free them.
+    pub owned: Vec<bool>,
 }
 
 impl<B: Target> Inputs<B> {
+    /// Those of `inputs`, which is what the caller gave away.
     pub(super) fn of<I: Tensors>(inputs: &I) -> Result<Self> {
         struct Reader<B: Target> {
             tensors: Vec<Bound<B>>,
@@ -162,8 +165,20 @@ impl<B: Target> Inputs<B> {
         inputs.clone().map(&mut reader);
         match reader.error {
             Some(error) => Err(error),
-            None => Ok(Self { tensors: reader.tensors }),
+            None => {
+                // `inputs` holds each, and so does what was just made of it.
+                let owned = reader.tensors.iter().map(|t| B::holders(&t.handle) == Some(2)).collect();
+                Ok(Self { tensors: reader.tensors, owned })
+            }
         }
+    }
+}
+
+impl<B: Target> Inputs<B> {
+    /// The same, taken for the step's own: a plan that is made beforehand is one for inputs that are
+    /// given away, as training loops do.
+    pub(super) fn all_owned(self) -> Self {
+        Self { owned: vec![true; self.tensors.len()], ..self }
     }
 }
 

@@ -242,7 +242,10 @@ impl<M: Module> Rematerialize<M> {
     {
         let start = Instant::now();
         let state = self.state::<B>(O::TRAINS)?;
-        let tensors = Inputs::<B>::of(&inputs)?;
+        let mut tensors = Inputs::<B>::of(&inputs)?;
+        if self.shared.settings.plan.is_some() {
+            tensors = tensors.all_owned();
+        }
         let entry = self.entry(place, &state, &tensors, &inputs, step)?;
         let planned = start.elapsed();
         *lock(&self.shared.latest) = Some(entry.clone());
@@ -313,7 +316,7 @@ impl<M: Module> Rematerialize<M> {
         let place = Location::caller();
         on_backend!(self, B => {
             let state = self.state::<B>(O::TRAINS)?;
-            let tensors = Inputs::of(&inputs)?;
+            let tensors = Inputs::of(&inputs)?.all_owned();
             let entry = self.entry(place, &state, &tensors, &inputs, step)?;
             Ok(entry.plan.clone())
         })
@@ -332,9 +335,10 @@ impl<M: Module> Rematerialize<M> {
     {
         on_backend!(self, B => {
             let state = self.state::<B>(O::TRAINS)?;
-            let tensors = Inputs::of(&inputs)?;
-            let traced = crate::graph::trace::trace::<M, I, O, F>(&self.module, &inputs, step)?;
-            lock(&self.shared.planner).problem(&self.shared.settings, &traced.program, &state, &tensors)
+            let tensors = Inputs::of(&inputs)?.all_owned();
+            let mut program = crate::graph::trace::trace::<M, I, O, F>(&self.module, &inputs, step)?.program;
+            program.take_over(planner::owned(&program.ends, &tensors));
+            lock(&self.shared.planner).problem(&self.shared.settings, &program, &state, &tensors)
         })
     }
 
@@ -356,7 +360,9 @@ impl<M: Module> Rematerialize<M> {
             Inputs::<B>::of(&inputs)?;
             self.shared.settings.held_bytes(&self.state::<B>(O::TRAINS)?)
         });
-        let program = crate::graph::trace::trace::<M, I, O, F>(&self.module, &inputs, step)?.program;
+        let mut program = crate::graph::trace::trace::<M, I, O, F>(&self.module, &inputs, step)?.program;
+        let inputs: Vec<_> = program.ends.inputs.iter().copied().flatten().collect();
+        program.take_over(inputs);
         let device = Device { name: roofline.to_string(), ..Device::default() };
         program.problem("step", &program.costs_on(roofline), held, Bytes::ZERO, device)
     }

@@ -94,10 +94,12 @@ impl Entry {
 }
 
 /// What a plan made ready keeps in memory (measured: about a kilobyte an op), and what the
-/// backend's matrix kernels keep for each thread (measured: about a megabyte).
+/// backend's matrix kernels take for each thread: a tile of about a megabyte that they keep, and, on a
+/// busy machine, one more where a thread that waits for another takes up a second part meanwhile
+/// (measured; the workspace measured of an op does not show it).
 fn kept_bytes(ops: usize) -> Bytes {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    Bytes(ops as u64 * 1024 + threads as u64 * (1 << 20))
+    Bytes(ops as u64 * 1024 + threads as u64 * (2 << 20))
 }
 
 /// Values that count, live during each step.
@@ -230,11 +232,16 @@ pub(super) fn key<B: Target, F>(
     };
     tensors(&state.tensors);
     tensors(&inputs.tensors);
-    for bits in [&state.trainable, &state.flags] {
+    for bits in [&state.trainable, &state.flags, &inputs.owned] {
         hash.word(bits.len() as u64);
         bits.iter().for_each(|&bit| hash.word(u64::from(bit)));
     }
     Ok(hash.finish())
+}
+
+/// The values of inputs that are the step's own.
+pub(super) fn owned<B: Target>(ends: &Ends, inputs: &Inputs<B>) -> Vec<ValueId> {
+    ends.inputs.iter().zip(&inputs.owned).filter(|(_, owned)| **owned).filter_map(|(v, _)| *v).collect()
 }
 
 impl Planner {
@@ -262,7 +269,8 @@ impl Planner {
         O::Loss: Send + 'static,
         O::Output: Send + 'static,
     {
-        let program = traced.program;
+        let mut program = traced.program;
+        program.take_over(owned(&program.ends, inputs));
         let fingerprint = program.fingerprint();
         let known = self.entries.get(&key).cloned();
         if let Some(entry) = &known

@@ -131,11 +131,6 @@ pub fn with_model<V: ZooVisitor>(
     dispatch(name, settings, device, seed, visitor)
 }
 
-/// Refuses a name and settings of which no model can be made, without making one.
-pub fn check(name: &str, settings: &Settings) -> Result<()> {
-    check_named(name, settings)
-}
-
 /// The model called `name`.
 pub fn spec(name: &str) -> Result<&'static Spec> {
     models().iter().find(|spec| spec.name == name).ok_or_else(|| {
@@ -171,7 +166,8 @@ macro_rules! registry {
             Err(spec(name).expect_err("the registry has no such model"))
         }
 
-        fn check_named(name: &str, settings: &Settings) -> Result<()> {
+        /// Refuses a name and settings of which no model can be made, without making one.
+        pub fn check(name: &str, settings: &Settings) -> Result<()> {
             $(if name == <$config as Configured>::SPEC.name {
                 return <$config>::from_settings(settings).map(|_| ());
             })+

@@ -120,7 +120,7 @@ fn side(problem: &Problem, file: String, plan: &Plan, timeline: &Timeline) -> Si
         budget: plan.budget,
         peak: timeline.peak,
         time: timeline.time,
-        overhead: output::overhead(timeline.time, baseline),
+        overhead: timeline.time.over(baseline),
         again: 0,
         again_time: Nanos::ZERO,
         offloads: 0,

@@ -1,6 +1,6 @@
 //! `plimsoll estimate`: will it fit?
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use plimsoll::cost::{DeviceSpec, Problem};
 use plimsoll::plan::Plan;
@@ -9,7 +9,7 @@ use plimsoll::{Budget, Bytes, Error, Result};
 use serde::Serialize;
 
 use crate::output::{self, Failure};
-use crate::report::{Categories, Category, Level, Picture};
+use crate::report::{Categories, Category, Picture};
 use crate::solving::Solving;
 use crate::{input, progress, trace};
 
@@ -77,7 +77,7 @@ struct Row {
 
 impl Row {
     fn of(picture: &Picture, overhead: f64) -> Self {
-        let level = peak_of(picture);
+        let level = picture.levels.get(picture.timeline.peak_step).copied().unwrap_or_default();
         let at = |category: Category| level[category.index()];
         use Category::{Activations, Backward, Gradients, Inputs, Parameters, Recomputed, Results, State, Workspace};
         Self {
@@ -96,11 +96,6 @@ impl Row {
         let picture = Picture::of_plan(String::new(), plan, problem, categories)?;
         Ok(Self::of(&picture, plan.predicted.overhead))
     }
-}
-
-/// What is live when most is.
-fn peak_of(picture: &Picture) -> Level {
-    picture.levels.iter().copied().max_by_key(|level| level.iter().sum::<u64>()).unwrap_or_default()
 }
 
 /// The largest batches that fit.
@@ -134,17 +129,8 @@ impl Subject<'_> {
                 let mut settings = settings.clone();
                 settings.extend(batch.map(|batch| ("batch".to_owned(), batch.to_string())));
                 // Other batches are computed, not measured: there are many, and what counts is memory.
-                let computed = || DeviceSpec::find("cpu").map(|cpu| cpu.roofline);
-                let roofline = match (device, batch) {
-                    (Some(device), _) => Some(device.roofline),
-                    (None, Some(_)) => Some(computed()?),
-                    (None, None) => None,
-                };
-                let mut problem = trace::trace_model(name, &settings, *optimizer_bytes, roofline)?;
-                if let Some(spec) = device {
-                    problem.device = spec.device.clone();
-                }
-                Ok(problem)
+                let computed = batch.map(|_| DeviceSpec::find("cpu")).transpose()?;
+                trace::trace_model(name, &settings, *optimizer_bytes, device.as_ref().or(computed.as_ref()))
             }
         }
     }
@@ -217,7 +203,7 @@ fn subject(args: &Args, device: Option<DeviceSpec>) -> Result<Subject<'_>> {
         // Its error lists the models.
         plimsoll::zoo::spec(&args.what)?;
     }
-    Ok(Subject::Problem(Box::new(input::problem(&PathBuf::from(&args.what))?)))
+    Ok(Subject::Problem(Box::new(input::problem(Path::new(&args.what))?)))
 }
 
 /// What is to be fitted: the budget, the device asked for, or the one in the problem.
@@ -252,9 +238,8 @@ fn least(problem: &Problem, categories: &Categories, solver: &str, options: &Opt
 
 /// The largest batches that fit, by bisection over traces.
 fn batches(subject: &Subject, given: usize, capacity: Bytes, solver: &str, options: &Options) -> Result<Batches> {
-    let keeps =
-        |batch: usize| -> Result<bool> { Ok(solver::baseline(&subject.problem(Some(batch))?).1.peak <= capacity) };
-    let keep_all = largest(given, &mut |batch| keeps(batch))?;
+    let mut keeps = |batch| Ok(solver::baseline(&subject.problem(Some(batch))?).1.peak <= capacity);
+    let keep_all = largest(given, &mut keeps)?;
     let mut overhead = None;
     let mut plans = |batch: usize| -> Result<bool> {
         let problem = subject.problem(Some(batch))?;

@@ -152,11 +152,3 @@ pub fn bound(problem: &Problem, predicted: &Predicted) -> String {
     let (bound, gap) = (percent(predicted.lower_bound), percent(predicted.gap()));
     format!("{who} has an overhead below {bound}: a gap of {gap}")
 }
-
-/// How much longer than the baseline something takes, as a fraction of the baseline's time.
-pub fn overhead(time: Nanos, baseline: Nanos) -> f64 {
-    match baseline.get() {
-        0 => 0.0,
-        base => (time.get() as f64 - base as f64) / base as f64,
-    }
-}

@@ -1,4 +1,4 @@
-//! A line while something takes long.
+//! A line or a bar while something takes long.
 
 use std::io::IsTerminal as _;
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -41,4 +41,16 @@ pub fn shown<T>(options: &Options, work: impl FnOnce(&Options) -> T) -> T {
         drop(done);
         result
     })
+}
+
+/// A bar for so many of `what` on standard error, where that is a terminal.
+pub fn bar(what: &str, count: usize) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(count as u64);
+    if let Ok(style) = ProgressStyle::with_template(&format!("{what} {{bar:40}} {{pos}}/{{len}} {{msg}}")) {
+        bar.set_style(style);
+    }
+    bar
 }

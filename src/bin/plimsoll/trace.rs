@@ -54,12 +54,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         };
         spec.device.host_memory = size;
     }
-    let roofline = args.roofline.as_deref().map(str::parse).transpose()?;
-    let roofline = roofline.or(spec.as_ref().map(|spec| spec.roofline));
-    let mut problem = trace_model(model, &settings, args.optimizer_bytes, roofline)?;
-    if let Some(spec) = spec {
-        problem.device = spec.device;
-    }
+    let roofline = args.roofline.as_deref().map(str::parse::<Roofline>).transpose()?;
+    let on = spec.or(roofline.map(DeviceSpec::from));
+    let problem = trace_model(model, &settings, args.optimizer_bytes, on.as_ref())?;
     if out.as_os_str() == "-" {
         return Ok(output::print(&format!("{}\n", problem.to_json()))?);
     }
@@ -76,28 +73,31 @@ pub fn setting(text: &str) -> Result<(String, String)> {
 }
 
 /// Trace one training step of the zoo's model `name` and measure its ops on this machine's CPU, or
-/// take their costs from a roofline.
+/// take their costs from the roofline of the device `on`, which becomes the problem's.
 pub fn trace_model(
     name: &str,
     settings: &[(String, String)],
     optimizer_bytes: f64,
-    roofline: Option<Roofline>,
+    on: Option<&DeviceSpec>,
 ) -> Result<Problem> {
     let device = Device::flex().autodiff();
     let settings = settings.iter().fold(zoo::Settings::new(), |all, (key, value)| all.set(key, value));
-    let tracer = Tracer { device: &device, optimizer_bytes, roofline };
+    let tracer = Tracer { device: &device, optimizer_bytes, roofline: on.map(|spec| &spec.roofline) };
     let mut problem = zoo::with_model(name, &settings, &device, 0, tracer)??;
     problem.name = std::iter::once(name.to_owned())
         .chain(settings.iter().map(|(k, v)| format!("{k}={v}")))
         .collect::<Vec<_>>()
         .join(" ");
+    if let Some(spec) = on {
+        problem.device = spec.device.clone();
+    }
     Ok(problem)
 }
 
 struct Tracer<'a> {
     device: &'a Device,
     optimizer_bytes: f64,
-    roofline: Option<Roofline>,
+    roofline: Option<&'a Roofline>,
 }
 
 impl ZooVisitor for Tracer<'_> {
@@ -112,7 +112,7 @@ impl ZooVisitor for Tracer<'_> {
         let settings = Settings::new(Budget::Unlimited).optimizer_bytes_per_parameter(self.optimizer_bytes);
         let model = Rematerialize::with_settings(model, settings);
         let (inputs, step) = (batch(0, self.device), |m: &M, inputs| m.batch_loss(inputs));
-        match &self.roofline {
+        match self.roofline {
             Some(roofline) => model.problem_on(roofline, inputs, step),
             None => model.problem(inputs, step),
         }

@@ -61,6 +61,11 @@ impl Program {
                 builder.output(v);
             }
         }
+        let begun = self
+            .ops
+            .keys()
+            .any(|op| self.is_take_over(op))
+            .then(|| builder.value(NewValue { name: "inputs are there".into(), ..NewValue::default() }));
         if extra > Bytes::ZERO {
             let v = builder.value(NewValue {
                 name: "optimizer state".into(),
@@ -70,8 +75,22 @@ impl Program {
             });
             builder.resident(v);
         }
+        // The inputs a step owns are there from its start. So that no plan counts on less, whatever
+        // takes memory comes after the op that stands for them: by what it reads or by a value of no
+        // size.
+        let mut after: EntityMap<ValueId, bool> = EntityMap::filled(false, self.values.len());
         for op in self.ops.keys() {
-            let (inputs, outputs) = self.reads_and_writes(op);
+            let (mut inputs, mut outputs) = self.reads_and_writes(op);
+            if let Some(begun) = begun {
+                let takes = outputs.iter().any(|&v| alias_of[v].is_none());
+                let waits = takes && !inputs.iter().any(|&v| after[v]);
+                let is_after = takes || inputs.iter().any(|&v| after[v]);
+                outputs.iter().for_each(|&v| after[v] = is_after);
+                match self.is_take_over(op) {
+                    true => outputs.push(begun),
+                    false => inputs.extend(waits.then_some(begun)),
+                }
+            }
             builder.op(Op {
                 kind: self.kinds[op].clone(),
                 phase: self.phases[op],

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use burn_backend::{DType, Shape, TensorData};
-use burn_ir::FloatOperationIr;
-use burn_ir::{IrVisitorMut, NumericOperationIr, OperationIr, TensorId, TensorIr, TensorStatus};
+use burn_ir::{CustomOpIr, FloatOperationIr, IrVisitorMut, NumericOperationIr, OperationIr};
+use burn_ir::{TensorId, TensorIr, TensorStatus};
 
 use super::capture::{Captured, ModuleTensor};
 use crate::entity::{Entity, EntityMap, OpId, ValueId};
@@ -23,7 +23,12 @@ pub struct ProgramValue {
     pub role: Role,
     /// Whether the caller receives it.
     pub output: bool,
+    /// Whether it comes from outside and is the step's to free: see [`Program::take_over`].
+    pub owned: bool,
 }
+
+/// Name of the op that stands for the inputs a step owns.
+const TAKE_OVER: &str = "plimsoll.inputs";
 
 /// A training step that can be run: Burn's own operations, and where its tensors come from and
 /// go to. Tensor id `n` in an operation is value `v n`.
@@ -94,8 +99,13 @@ fn replay_of(op: &OperationIr) -> Replay {
         | OperationIr::NumericInt(_, NumericOperationIr::IntRandom(_))
         | OperationIr::NumericFloat(_, NumericOperationIr::IntRandom(_)) => Replay::Seeded,
         OperationIr::Distributed(_) => Replay::Once,
+        op if takes_over(op) => Replay::Once,
         _ => Replay::Pure,
     }
+}
+
+fn takes_over(op: &OperationIr) -> bool {
+    matches!(op, OperationIr::Custom(custom) if custom.id == TAKE_OVER)
 }
 
 impl Program {
@@ -127,7 +137,13 @@ impl Program {
         let mut values: EntityMap<ValueId, ProgramValue> = EntityMap::new();
         let mut number = |tensor: &TensorIr, role: Role| {
             *numbers.entry(tensor.id).or_insert_with(|| {
-                values.push(ProgramValue { shape: tensor.shape.clone(), dtype: tensor.dtype, role, output: false })
+                values.push(ProgramValue {
+                    shape: tensor.shape.clone(),
+                    dtype: tensor.dtype,
+                    role,
+                    output: false,
+                    owned: false,
+                })
             })
         };
         let mut program_ops = EntityMap::new();
@@ -203,9 +219,39 @@ impl Program {
         ends.loss.into_iter().chain(ends.outputs.iter().copied()).chain(gradients).chain(buffers).collect()
     }
 
-    /// Whether `value` comes from outside the step.
+    /// Make these inputs the step's own: nobody else holds them, so that they may be freed after
+    /// their last use. They become the results of a first op, `Step.Inputs`, which takes no time and
+    /// is run once; nothing but what is made of parameters without memory of its own runs before it.
+    pub fn take_over(&mut self, inputs: impl IntoIterator<Item = ValueId>) {
+        let mut given = Vec::new();
+        for v in inputs {
+            let value = &mut self.values[v];
+            if value.role == Role::Input && !std::mem::replace(&mut value.owned, true) {
+                given.push(TensorIr {
+                    id: TensorId::new(v.index() as u64),
+                    shape: value.shape.clone(),
+                    dtype: value.dtype,
+                    status: TensorStatus::NotInit,
+                });
+            }
+        }
+        if !given.is_empty() {
+            let first = OperationIr::Custom(CustomOpIr::new(TAKE_OVER, &[], &given));
+            self.ops = std::iter::once(first).chain(self.ops.values().cloned()).collect();
+            self.kinds = std::iter::once("Step.Inputs".to_owned()).chain(self.kinds.values().cloned()).collect();
+            self.phases = std::iter::once(Phase::Forward).chain(self.phases.values().copied()).collect();
+        }
+    }
+
+    /// Whether `op` is the one that stands for the inputs a step owns.
+    pub fn is_take_over(&self, op: OpId) -> bool {
+        takes_over(&self.ops[op])
+    }
+
+    /// Whether `value` comes from outside the step and stays through it.
     pub fn is_resident(&self, value: ValueId) -> bool {
-        matches!(self.values[value].role, Role::Parameter | Role::Input | Role::Constant | Role::Buffer)
+        let value = &self.values[value];
+        !value.owned && matches!(value.role, Role::Parameter | Role::Input | Role::Constant | Role::Buffer)
     }
 
     /// How `op` may be run again.

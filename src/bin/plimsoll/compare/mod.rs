@@ -11,7 +11,7 @@
 mod report;
 
 use std::fs::File;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::path::PathBuf;
 
 use plimsoll::stats::Draw;
@@ -19,6 +19,7 @@ use plimsoll::{Error, zoo};
 use serde::Serialize;
 
 use crate::output::{self, Failure};
+use crate::progress;
 use crate::worker::{self, Answer, Ran, Task, Variant};
 use report::Report;
 
@@ -97,7 +98,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let mut runs: Vec<Vec<Ran>> = vec![Vec::new(); variants.len()];
     let mut order: Vec<usize> = (0..variants.len()).collect();
     let mut draw = Draw::new(args.seed);
-    let bar = bar(args.runs as usize * variants.len());
+    let bar = progress::bar("runs", args.runs as usize * variants.len());
     for (repetition, task) in tasks.iter().enumerate() {
         draw.shuffle(&mut order);
         for (place, &variant) in order.iter().enumerate() {
@@ -183,16 +184,4 @@ fn labels(variants: &[Variant]) -> Vec<String> {
         n => format!("{} ({})", variants[at], n + 1),
     };
     (0..variants.len()).map(label).collect()
-}
-
-/// A bar on standard error, where that is a terminal.
-fn bar(runs: usize) -> indicatif::ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return indicatif::ProgressBar::hidden();
-    }
-    let bar = indicatif::ProgressBar::new(runs as u64);
-    if let Ok(style) = indicatif::ProgressStyle::with_template("runs {bar:40} {pos}/{len} {msg}") {
-        bar.set_style(style);
-    }
-    bar
 }

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
-use plimsoll::cost::Problem;
+use plimsoll::cost::{DeviceSpec, Problem, Roofline};
 use plimsoll::solver::{self, Options};
-use plimsoll::{Budget, Error, Result};
+use plimsoll::{Budget, Error, Nanos, Result};
 
 use super::declare;
 use super::grid::{Case, Cell, Kind};
@@ -35,8 +35,8 @@ fn problem(file: &Path, case: &Case) -> Result<Problem> {
         Case::Problem { file: problem, .. } => Problem::load(declare::beside(file, problem)),
         Case::Model { name, settings, roofline } => {
             let settings = settings.iter().map(|text| trace::setting(text)).collect::<Result<Vec<_>>>()?;
-            let roofline = roofline.as_deref().map(str::parse).transpose()?;
-            trace::trace_model(name, &settings, OPTIMIZER_BYTES, roofline)
+            let roofline = roofline.as_deref().map(str::parse::<Roofline>).transpose()?;
+            trace::trace_model(name, &settings, OPTIMIZER_BYTES, roofline.map(DeviceSpec::from).as_ref())
         }
     }
 }
@@ -122,7 +122,6 @@ pub fn measure(cell: &Cell) -> Outcome {
         Err(error) => return Outcome::none("failed", error),
     };
     let Some(plan) = &ran.plan else { return Outcome::none("failed", "the run made no plan") };
-    let over = |time: u64| (time as f64 - plan.baseline_ns as f64) / plan.baseline_ns.max(1) as f64;
     Outcome {
         // What is run is planned without a proof.
         status: "feasible".to_owned(),
@@ -131,7 +130,7 @@ pub fn measure(cell: &Cell) -> Outcome {
         time: Some(plan.predicted_ns),
         baseline_peak: Some(plan.baseline_peak),
         baseline_time: Some(plan.baseline_ns),
-        overhead: Some(over(plan.predicted_ns)),
+        overhead: Some(Nanos(plan.predicted_ns).over(Nanos(plan.baseline_ns))),
         seconds: Some(plan.plan_seconds),
         measured_peak: plan.measured_peak,
         measured_time: Some(worker::median_ns(&plan.ran_ns) as u64),

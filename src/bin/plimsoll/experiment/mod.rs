@@ -14,7 +14,6 @@ mod grid;
 mod results;
 mod tables;
 
-use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,6 +22,7 @@ use plimsoll::{Error, Result};
 use serde::Serialize;
 
 use crate::output::{self, Failure};
+use crate::progress;
 use declare::Experiment;
 use grid::{Cell, Kind};
 use results::{Record, Records, Results};
@@ -168,7 +168,7 @@ fn jobs(args: &Args, experiment: &Experiment) -> Result<usize> {
 
 /// Do `cells`, `jobs` at a time, keeping each result as it comes.
 fn run_cells(file: &Path, cells: &[&Cell], jobs: usize, results: &Results) -> Result<Vec<Record>> {
-    let bar = bar(cells.len());
+    let bar = progress::bar("cells", cells.len());
     let threads = (std::thread::available_parallelism().map_or(1, usize::from) / jobs).max(1);
     // Tracing measures ops, which nothing may disturb: problems first, one after the other.
     let problems = cells::problems(file, cells, &bar);
@@ -208,16 +208,4 @@ fn run_cells(file: &Path, cells: &[&Cell], jobs: usize, results: &Results) -> Re
         Some(error) => Err(error),
         None => Ok(done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)),
     }
-}
-
-/// A bar on standard error, where that is a terminal.
-fn bar(cells: usize) -> indicatif::ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return indicatif::ProgressBar::hidden();
-    }
-    let bar = indicatif::ProgressBar::new(cells as u64);
-    if let Ok(style) = indicatif::ProgressStyle::with_template("cells {bar:40} {pos}/{len} {msg}") {
-        bar.set_style(style);
-    }
-    bar
 }

@@ -103,6 +103,8 @@ impl Categories {
             } else if storage.resident {
                 let parameter = parameters.get(storage.root) == Some(&true);
                 if parameter { Category::Parameters } else { Category::Inputs }
+            } else if has(Role::Input) {
+                Category::Inputs
             } else if has(Role::Gradient) || (output && !from_roles && after_loss(storage.root)) {
                 Category::Gradients
             } else if output || has(Role::Loss) || has(Role::Output) {

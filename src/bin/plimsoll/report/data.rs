@@ -170,7 +170,7 @@ impl PlanData {
             peak: timeline.peak.get(),
             peak_step: timeline.peak_step,
             time: timeline.time.get(),
-            overhead: output::overhead(timeline.time, baseline),
+            overhead: timeline.time.over(baseline),
             bound: predicted.filter(|_| believed).map(|p| p.lower_bound),
             host_peak: timeline.host_peak.get(),
             steps: picture.steps.iter().zip(&picture.again).map(|(step, &again)| verb(step, again)).collect(),

@@ -19,7 +19,6 @@ use serde::Serialize;
 
 pub use self::category::{Categories, Category};
 pub use self::picture::Picture;
-pub use self::player::Level;
 
 use self::data::Page;
 use crate::input;
@@ -118,7 +117,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         budget: plan.budget,
         peak: picture.timeline.peak,
         time: picture.timeline.time,
-        overhead: output::overhead(picture.timeline.time, base.1),
+        overhead: picture.timeline.time.over(base.1),
     };
     let report = Report {
         problem: &problem.name,
