@@ -173,14 +173,13 @@ fn table_at_default_sizes() {
             peak => Budget::bytes(peak / 2),
         };
         match planned(name, &model, 3, settings(budget)) {
-            Err(error) => println!("| {} | | {plain_peak} | {error} |", name),
+            Err(error) => println!("| {name} | | {plain_peak} | {error} |"),
             Ok((got, measured, plan)) => {
                 assert_same(name, budget, &want, &got);
                 let most = measured.iter().map(|m| m.report.measured_peak.unwrap().get()).max().unwrap();
                 let report = measured[0].report;
                 println!(
-                    "| {} | {} | {plain_peak} | {unlimited} | {} | {} | {most} | {:.4} | {:.2} % | {} |",
-                    name,
+                    "| {name} | {} | {plain_peak} | {unlimited} | {} | {} | {most} | {:.4} | {:.2} % | {} |",
                     plan.steps.iter().filter(|s| matches!(s, plimsoll::plan::Step::Compute { .. })).count(),
                     report.budget.get(),
                     report.planned_peak.get(),
@@ -188,7 +187,7 @@ fn table_at_default_sizes() {
                     100.0 * plan.predicted.overhead,
                     want == got,
                 );
-                assert!(most <= report.budget.get(), "{} over its budget", name);
+                assert!(most <= report.budget.get(), "{name} over its budget");
                 assert!(!deterministic || unlimited <= plain_peak, "{name}: more than plain Burn");
             }
         }
