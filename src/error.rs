@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use crate::check::Violation;
+use crate::pipeline::Violation as ScheduleViolation;
 use crate::units::Bytes;
 
 /// `Result` with this crate's [`Error`].
@@ -73,6 +74,25 @@ pub enum Error {
     /// A plan that breaks a rule; found by [`check`](crate::check::check).
     #[error("illegal plan: {0}")]
     IllegalPlan(#[from] Violation),
+    /// A schedule whose parts contradict each other.
+    #[error("invalid schedule: {at}: {why}")]
+    InvalidSchedule {
+        /// The route, microbatch, or device and action at fault, or the field.
+        at: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A schedule that breaks a rule; found by [`pipeline::verify`](crate::pipeline::verify).
+    #[error("illegal schedule: {0}")]
+    IllegalSchedule(#[from] ScheduleViolation),
+    /// A schedule name that no generator has.
+    #[error("no schedule is called `{name}`; there are: {known}")]
+    UnknownSchedule {
+        /// The name asked for.
+        name: String,
+        /// The names there are.
+        known: String,
+    },
     /// No plan of this graph fits the budget, or none was found: see `proved`.
     #[error("{}", infeasible_message(*.budget, *.minimum, *.proved, .why))]
     Infeasible {

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 const MAY: &[(&str, &[&str])] = &[
     ("entity", &[]),
     ("units", &["error"]),
-    // The error enum wraps the checker's violation.
-    ("error", &["units", "check::Violation"]),
+    // The error enum wraps the checkers' violations.
+    ("error", &["units", "check::Violation", "pipeline::Violation"]),
     ("files", &["error"]),
     ("alloc", &["units"]),
     ("stats", &[]),
@@ -22,6 +22,7 @@ const MAY: &[(&str, &[&str])] = &[
     ("check", &["entity", "units", "error", "graph", "cost", "plan"]),
     ("solver", &["entity", "units", "error", "graph", "cost", "plan"]),
     ("runtime", &["entity", "units", "error", "files", "alloc", "graph", "cost", "plan"]),
+    ("pipeline", &["units", "error", "files"]),
     ("zoo", &["error", "graph"]),
     ("fuzz", &["entity", "units", "error", "graph", "cost", "plan", "check", "solver"]),
     ("wrap", &["entity", "units", "error", "files", "alloc", "graph", "cost", "plan", "check", "solver", "runtime"]),
