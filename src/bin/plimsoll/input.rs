@@ -1,9 +1,10 @@
-//! Reading problems and plans, from a file or from standard input (`-`).
+//! Reading problems, plans and schedules, from a file or from standard input (`-`).
 
 use std::io::Read as _;
 use std::path::Path;
 
 use plimsoll::cost::Problem;
+use plimsoll::pipeline::Schedule;
 use plimsoll::plan::Plan;
 use plimsoll::{Error, Result};
 
@@ -22,6 +23,14 @@ pub fn plan(path: &Path) -> Result<Plan> {
     match is_stdin(path) {
         true => Plan::from_json(&stdin()?, STDIN),
         false => Plan::load(path),
+    }
+}
+
+/// Read a pipeline schedule.
+pub fn schedule(path: &Path) -> Result<Schedule> {
+    match is_stdin(path) {
+        true => Schedule::from_json(&stdin()?, STDIN),
+        false => Schedule::load(path),
     }
 }
 

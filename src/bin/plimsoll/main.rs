@@ -17,6 +17,7 @@ mod progress;
 mod report;
 mod shell;
 mod show;
+mod simulate;
 mod solvers;
 mod solving;
 mod sweep;
@@ -64,6 +65,8 @@ enum Command {
     Compare(compare::Args),
     /// Run a declared grid of problems, solvers and budgets; what is done already is not done again
     Experiment(experiment::Args),
+    /// Run a pipeline schedule: how long it takes, and what each device holds
+    Simulate(simulate::Args),
     /// List the solvers
     Solvers,
     /// List the devices that can be planned for without having them
@@ -96,6 +99,7 @@ fn main() -> ExitCode {
         Command::Estimate(args) => estimate::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Experiment(args) => experiment::run(&args),
+        Command::Simulate(args) => simulate::run(&args),
         Command::Solvers => solvers::run(),
         Command::Devices(args) => devices::run(&args),
         Command::Completions(args) => shell::completions(&args),
