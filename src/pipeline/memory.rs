@@ -21,17 +21,15 @@ impl Memory {
     /// What is taken is taken from the start, what is given back is given back at the end.
     pub fn play(&mut self, event: &Event, cost: &ChunkCost) {
         let again = cost.recompute > Nanos::ZERO;
-        let (held, left) = if again { (cost.checkpoint, cost.checkpoint) } else { (Bytes::ZERO, cost.activation) };
+        let held = if again { cost.checkpoint } else { cost.activation };
         match event.action {
             Action::Forward(..) => {
                 self.in_flight += 1;
                 self.peak_in_flight = self.peak_in_flight.max(self.in_flight);
                 self.change(event.start, cost.activation, Bytes::ZERO);
-                self.change(event.end, left, cost.activation);
+                self.change(event.end, held, cost.activation);
             }
-            Action::Backward(..) | Action::InputGradient(..) if event.recompute => {
-                self.change(event.start, cost.activation, held);
-            }
+            Action::Recompute(..) => self.change(event.start, cost.activation, held),
             Action::Backward(..) => {
                 self.in_flight -= 1;
                 self.change(event.end, Bytes::ZERO, cost.activation);
@@ -50,8 +48,13 @@ impl Memory {
             return;
         }
         self.now = self.now + more - less;
+        // What is given back and taken at the same instant is no change.
+        if self.levels.last().is_some_and(|last| last.0 == at && at > Nanos::ZERO) {
+            self.levels.pop();
+        }
         match self.levels.last_mut() {
             Some(last) if last.0 == at => last.1 = self.now,
+            Some(last) if last.1 == self.now => {}
             _ => self.levels.push((at, self.now)),
         }
     }

@@ -20,6 +20,7 @@
 //! # Ok::<(), plimsoll::Error>(())
 //! ```
 
+mod again;
 mod format;
 mod generate;
 mod memory;

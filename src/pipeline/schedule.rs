@@ -56,6 +56,9 @@ id!(
 pub enum Action {
     /// The forward of a chunk.
     Forward(Microbatch, Chunk),
+    /// The chunk's forward again, before its backward, which then finds what it needs. None has to be in a schedule:
+    /// see [`simulate`](super::simulate).
+    Recompute(Microbatch, Chunk),
     /// The whole backward: the gradients of the chunk's input and of its weights.
     Backward(Microbatch, Chunk),
     /// The gradient of the chunk's input alone ("B").
@@ -80,7 +83,8 @@ impl Action {
     pub fn microbatch(self) -> Option<Microbatch> {
         use Action::*;
         match self {
-            Forward(m, _) | Backward(m, _) | InputGradient(m, _) | WeightGradient(m, _) => Some(m),
+            Forward(m, _) | Recompute(m, _) => Some(m),
+            Backward(m, _) | InputGradient(m, _) | WeightGradient(m, _) => Some(m),
             SendActivation(m, ..) | SendGradient(m, ..) | ReceiveActivation(m, ..) | ReceiveGradient(m, ..) => Some(m),
             Update(_) => None,
         }
@@ -90,7 +94,8 @@ impl Action {
     pub fn chunk(self) -> Chunk {
         use Action::*;
         match self {
-            Forward(_, c) | Backward(_, c) | InputGradient(_, c) | WeightGradient(_, c) | Update(c) => c,
+            Forward(_, c) | Recompute(_, c) | Update(c) => c,
+            Backward(_, c) | InputGradient(_, c) | WeightGradient(_, c) => c,
             SendActivation(_, c, _) | SendGradient(_, c, _) => c,
             ReceiveActivation(_, c, _) | ReceiveGradient(_, c, _) => c,
         }
@@ -111,6 +116,7 @@ impl fmt::Display for Action {
         use Action::*;
         match self {
             Forward(m, c) => write!(f, "forward {m} {c}"),
+            Recompute(m, c) => write!(f, "recompute {m} {c}"),
             Backward(m, c) => write!(f, "backward {m} {c}"),
             InputGradient(m, c) => write!(f, "input gradient {m} {c}"),
             WeightGradient(m, c) => write!(f, "weight gradient {m} {c}"),

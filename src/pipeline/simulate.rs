@@ -11,13 +11,16 @@
 //! has taken a message; without places (queue 0) sender and receiver both wait for the whole transfer. All times follow
 //! from the order of the lists alone, so the order in which devices are looked at here does not matter.
 //!
-//! **Filling bubbles.** A chunk with a recompute time is computed again before its backward. That runs while the device
-//! waits, where it fits before what the device waits for (or where that is only needed by that very backward), in the
-//! order of the backwards to come; what found no such place runs right before its backward. So nothing ever starts
-//! later than with the recompute counted as a part of the backward.
+//! **Filling bubbles.** A chunk with a recompute time is computed again before its backward. Where the schedule does not
+//! say when, that runs while the device waits, if it fits before what the device waits for (or if that is only needed
+//! by that very backward) and if the device has the memory to hold the result till then, in the order of the backwards
+//! to come; what found no such place runs right before its backward. A message that comes meanwhile is taken as it comes.
+//! So nothing ever starts later than with the recompute counted as a part of the backward. [`Run::placed`] is the
+//! schedule that says when.
 
 use std::collections::BTreeMap;
 
+use super::again::Again;
 use super::memory::Memory;
 use super::schedule::{Action, Chunk, Device, Schedule};
 use super::verify::verify;
@@ -30,12 +33,10 @@ use crate::units::{Bytes, Nanos};
 pub struct Event {
     /// Where.
     pub device: Device,
-    /// Index of the action in the device's list.
+    /// Index of the action in the device's list; of a recompute that is not in the list, of the backward it is for.
     pub index: usize,
     /// The action. Of a send or a receive the time on the device: nothing unless it waits for a transfer.
     pub action: Action,
-    /// Whether this is the chunk's forward computed again for the action, a backward.
-    pub recompute: bool,
     /// When it starts.
     pub start: Nanos,
     /// When it ends.
@@ -70,6 +71,14 @@ pub struct Run {
     pub devices: Vec<DeviceRun>,
     /// By device and in the order of its list.
     pub events: Vec<Vec<Event>>,
+}
+
+impl Run {
+    /// The schedule of which this is a run, with its recomputations where they took place.
+    pub fn placed(&self, schedule: &Schedule) -> Schedule {
+        let devices = self.events.iter().map(|events| events.iter().map(|event| event.action).collect());
+        Schedule { devices: devices.collect(), ..schedule.clone() }
+    }
 }
 
 /// Run a schedule.
@@ -107,15 +116,15 @@ struct Machine<'a> {
     links: BTreeMap<(Device, Device), Nanos>,
     /// When each replica of a chunk came to its update.
     meetings: BTreeMap<Chunk, BTreeMap<Device, Nanos>>,
-    /// Backwards whose recompute is done, by device.
-    again: Vec<Vec<bool>>,
+    /// By device.
+    again: Vec<Again>,
     events: Vec<Vec<Event>>,
 }
 
 impl<'a> Machine<'a> {
     fn new(schedule: &'a Schedule, workload: &'a Workload) -> Self {
         let devices = schedule.devices().len();
-        let again = schedule.devices().iter().map(|actions| vec![false; actions.len()]).collect();
+        let again = (0..devices).map(|d| Again::new(schedule, Device::at(d), workload)).collect();
         Self {
             schedule,
             workload,
@@ -137,7 +146,8 @@ impl<'a> Machine<'a> {
             for device in (0..self.at.len()).map(Device::at) {
                 while let Some(&action) = self.schedule.devices()[device.index()].get(self.at[device.index()]) {
                     let Some((start, end)) = self.times(device, action) else { break };
-                    self.push(device, self.at[device.index()], false, start, end);
+                    let index = self.at[device.index()];
+                    self.push(Event { device, index, action, start, end });
                     self.at[device.index()] += 1;
                     moved = true;
                 }
@@ -145,10 +155,9 @@ impl<'a> Machine<'a> {
         }
     }
 
-    fn push(&mut self, device: Device, index: usize, recompute: bool, start: Nanos, end: Nanos) {
-        let action = self.schedule.devices()[device.index()][index];
-        self.events[device.index()].push(Event { device, index, action, recompute, start, end });
-        self.clock[device.index()] = end;
+    fn push(&mut self, event: Event) {
+        self.clock[event.device.index()] = event.end;
+        self.events[event.device.index()].push(event);
     }
 
     /// When the next action of a device starts and ends, if that is known yet.
@@ -157,13 +166,15 @@ impl<'a> Machine<'a> {
         let costs = &self.workload.chunks[action.chunk().index()];
         match action {
             Action::Forward(..) => Some((now, now + self.workload.on(device, costs.forward))),
+            Action::Recompute(..) => Some((now, now + self.workload.on(device, costs.recompute))),
             Action::WeightGradient(..) => Some((now, now + self.workload.on(device, costs.weight_gradient))),
             Action::Backward(..) | Action::InputGradient(..) => {
                 let fused = matches!(action, Action::Backward(..));
                 let weight = if fused { costs.weight_gradient } else { Nanos::ZERO };
                 let time = self.workload.on(device, costs.input_gradient + weight);
                 let index = self.at[device.index()];
-                if costs.recompute > Nanos::ZERO && !self.again[device.index()][index] {
+                if self.again[device.index()].is_todo(index) {
+                    self.again[device.index()].done(index);
                     self.recompute(device, index);
                 }
                 let start = self.clock[device.index()];
@@ -214,48 +225,38 @@ impl<'a> Machine<'a> {
             channel.receiver = Some(now);
             return None;
         };
+        channel.taken.push(arrives.max(now));
         self.fill(to, arrives);
         let end = arrives.max(self.clock[to.index()]);
-        self.channels.entry((from, to, gradient)).or_default().taken.push(end);
         Some((end, end))
     }
 
     /// Recompute what fits between now and `until`, when the device's next action can start.
     fn fill(&mut self, device: Device, until: Nanos) {
-        let actions = &self.schedule.devices()[device.index()];
-        let here = self.at[device.index()];
-        if until <= self.clock[device.index()] || self.workload.chunks.iter().all(|c| c.recompute == Nanos::ZERO) {
-            return;
-        }
-        // Whether only receives stand between here and the action looked at.
-        let mut next = true;
-        let mut forwards = Vec::new();
-        for (index, &action) in actions.iter().enumerate().skip(here) {
-            match action {
-                Action::Forward(m, c) => forwards.push((m, c)),
-                Action::Backward(m, c) | Action::InputGradient(m, c) => {
-                    let time = self.workload.on(device, self.workload.chunks[c.index()].recompute);
-                    let fits = self.clock[device.index()] + time <= until || next;
-                    let todo = time > Nanos::ZERO && !self.again[device.index()][index];
-                    if fits && todo && !forwards.contains(&(m, c)) {
-                        self.recompute(device, index);
-                    }
-                    if self.clock[device.index()] >= until {
-                        return;
-                    }
-                }
-                _ => {}
+        let d = device.index();
+        let (here, actions) = (self.at[d], &self.schedule.devices()[d]);
+        let receives = |a: &&Action| matches!(a, Action::ReceiveActivation(..) | Action::ReceiveGradient(..));
+        // What stands behind receives alone is all that can be held up.
+        let next = here + actions[here..].iter().take_while(receives).count();
+        let mut from = here;
+        while self.clock[d] < until {
+            let Some(index) = self.again[d].next(here, from) else { return };
+            let cost = &self.workload.chunks[actions[index].chunk().index()];
+            let fits = index == next || self.clock[d] + self.workload.on(device, cost.recompute) <= until;
+            if fits && self.again[d].make_early(here, index, cost) {
+                self.recompute(device, index);
             }
-            next &= matches!(action, Action::ReceiveActivation(..) | Action::ReceiveGradient(..));
+            from = index + 1;
         }
     }
 
+    /// The recompute for the backward at `index`.
     fn recompute(&mut self, device: Device, index: usize) {
+        let Some(m) = self.schedule.devices()[device.index()][index].microbatch() else { return };
+        let c = self.schedule.devices()[device.index()][index].chunk();
         let start = self.clock[device.index()];
-        let chunk = self.schedule.devices()[device.index()][index].chunk();
-        let time = self.workload.on(device, self.workload.chunks[chunk.index()].recompute);
-        self.again[device.index()][index] = true;
-        self.push(device, index, true, start, start + time);
+        let end = start + self.workload.on(device, self.workload.chunks[c.index()].recompute);
+        self.push(Event { device, index, action: Action::Recompute(m, c), start, end });
     }
 
     fn finish(self) -> Run {

@@ -6,7 +6,8 @@
 //! 1. Only the device it belongs to computes it, each of forward and backward exactly once; the backward is fused or
 //!    in two parts (input gradient, weight gradient), not both.
 //! 2. Forward: what the chunk before made is here, computed or received. Backward or input gradient: its own forward
-//!    ran, and the gradient of the next chunk's input is here. Weight gradient: its input gradient ran.
+//!    ran, and the gradient of the next chunk's input is here. Weight gradient: its input gradient ran. Recompute, at
+//!    most once: its forward ran, its backward (input gradient) did not.
 //! 3. A message is sent by who made it, after it was made, to the one other device that needs it, once; received
 //!    there from that device, once.
 //! 4. A device updates each chunk it has a replica of exactly once, after all its backwards of that chunk: so every
@@ -54,6 +55,8 @@ pub enum Rule {
     ForwardMissing,
     #[error("the gradient that {after} makes is not here")]
     GradientMissing { after: Chunk },
+    #[error("its backward ran before")]
+    BackwardDone,
     #[error("its input gradient did not run before")]
     InputGradientMissing,
     #[error("what it sends was not made here before")]
@@ -95,18 +98,19 @@ struct Line<'a> {
     schedule: &'a Schedule,
     device: Device,
     /// What was done so far; a fused backward stands for its parts.
-    done: Vec<u8>,
+    done: Vec<u16>,
     updated: BTreeSet<Chunk>,
 }
 
-const FORWARD: u8 = 1;
-const FUSED: u8 = 2;
-const INPUT: u8 = 4;
-const WEIGHT: u8 = 8;
-const SENT_ACTIVATION: u8 = 16;
-const SENT_GRADIENT: u8 = 32;
-const HAS_ACTIVATION: u8 = 64;
-const HAS_GRADIENT: u8 = 128;
+const FORWARD: u16 = 1;
+const FUSED: u16 = 2;
+const INPUT: u16 = 4;
+const WEIGHT: u16 = 8;
+const SENT_ACTIVATION: u16 = 16;
+const SENT_GRADIENT: u16 = 32;
+const HAS_ACTIVATION: u16 = 64;
+const HAS_GRADIENT: u16 = 128;
+const AGAIN: u16 = 256;
 
 impl<'a> Line<'a> {
     fn new(schedule: &'a Schedule, device: Device) -> Self {
@@ -114,11 +118,11 @@ impl<'a> Line<'a> {
         Self { schedule, device, done, updated: BTreeSet::new() }
     }
 
-    fn done(&mut self, m: Microbatch, c: Chunk) -> &mut u8 {
+    fn done(&mut self, m: Microbatch, c: Chunk) -> &mut u16 {
         &mut self.done[m.index() * self.schedule.chunks() + c.index()]
     }
 
-    fn has(&mut self, m: Microbatch, c: Chunk, what: u8) -> bool {
+    fn has(&mut self, m: Microbatch, c: Chunk, what: u16) -> bool {
         *self.done(m, c) & what != 0
     }
 
@@ -144,6 +148,15 @@ impl<'a> Line<'a> {
                     && !self.has(m, before, FORWARD | HAS_ACTIVATION)
                 {
                     return Err(Rule::InputMissing { before });
+                }
+            }
+            Action::Recompute(m, c) => {
+                self.own(m, c, AGAIN)?;
+                if !self.has(m, c, FORWARD) {
+                    return Err(Rule::ForwardMissing);
+                }
+                if self.has(m, c, FUSED | INPUT) {
+                    return Err(Rule::BackwardDone);
                 }
             }
             Action::Backward(m, c) => {
@@ -173,7 +186,7 @@ impl<'a> Line<'a> {
     }
 
     /// Rule 1: it belongs here and was not done. Notes it as done.
-    fn own(&mut self, m: Microbatch, c: Chunk, what: u8) -> Result<(), Rule> {
+    fn own(&mut self, m: Microbatch, c: Chunk, what: u16) -> Result<(), Rule> {
         let owner = self.schedule.device_of(m, c);
         if owner != self.device {
             return Err(Rule::NotHere { owner });
@@ -181,7 +194,7 @@ impl<'a> Line<'a> {
         self.once(m, c, what)
     }
 
-    fn once(&mut self, m: Microbatch, c: Chunk, what: u8) -> Result<(), Rule> {
+    fn once(&mut self, m: Microbatch, c: Chunk, what: u16) -> Result<(), Rule> {
         let done = self.done(m, c);
         if *done & what != 0 {
             return Err(Rule::Twice);
@@ -191,7 +204,7 @@ impl<'a> Line<'a> {
     }
 
     /// Rule 2 for what starts a backward; `other` is the way it may not have been done as well.
-    fn backward(&mut self, m: Microbatch, c: Chunk, other: u8) -> Result<(), Rule> {
+    fn backward(&mut self, m: Microbatch, c: Chunk, other: u16) -> Result<(), Rule> {
         if self.has(m, c, other) {
             return Err(Rule::FusedAndSplit);
         }
@@ -205,7 +218,7 @@ impl<'a> Line<'a> {
     }
 
     /// Rule 3 for senders.
-    fn send(&mut self, m: Microbatch, c: Chunk, to: Device, what: u8) -> Result<(), Rule> {
+    fn send(&mut self, m: Microbatch, c: Chunk, to: Device, what: u16) -> Result<(), Rule> {
         let (made, user) = match what {
             SENT_ACTIVATION => (FORWARD, after(self.schedule, c)),
             _ => (FUSED | INPUT, before(c)),
@@ -222,7 +235,7 @@ impl<'a> Line<'a> {
     }
 
     /// Rule 3 for receivers.
-    fn receive(&mut self, m: Microbatch, c: Chunk, from: Device, what: u8) -> Result<(), Rule> {
+    fn receive(&mut self, m: Microbatch, c: Chunk, from: Device, what: u16) -> Result<(), Rule> {
         let user = if what == HAS_ACTIVATION { after(self.schedule, c) } else { before(c) };
         let maker = self.schedule.device_of(m, c);
         if maker == self.device || user.map(|user| self.schedule.device_of(m, user)) != Some(self.device) {
@@ -309,7 +322,7 @@ fn matched(schedule: &Schedule) -> Result<BTreeMap<Queue, usize>, Violation> {
             }
         }
     }
-    for (&(from, to, _), [sent, received]) in &queues {
+    for (&(_, to, _), [sent, received]) in &queues {
         let name = |action: Action| (action.microbatch(), action.chunk());
         let at =
             |device, (index, action): (usize, Action), rule| Violation { device, index, action: Some(action), rule };

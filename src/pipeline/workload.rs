@@ -25,8 +25,9 @@ pub struct ChunkCost {
     pub output: Bytes,
     /// Bytes of the gradient that the backward sends back.
     pub gradient: Bytes,
-    /// Time of computing the activation again. With more than zero only [`checkpoint`](Self::checkpoint) bytes are
-    /// held from the forward to the start of that; see [`simulate`](super::simulate).
+    /// Time of computing the activation again, which is then done before each backward. With more than zero only
+    /// [`checkpoint`](Self::checkpoint) bytes are held from the forward to the start of that; see
+    /// [`simulate`](super::simulate).
     pub recompute: Nanos,
     /// Bytes held instead of the activation until it is computed again.
     pub checkpoint: Bytes,
@@ -39,6 +40,9 @@ pub struct DeviceCost {
     pub speed: u32,
     /// Bytes that are there all the time: parameters, gradients, optimizer state.
     pub constant: Bytes,
+    /// Bytes it has. What is recomputed ahead of time never makes a device need more; the rest of a schedule may, see
+    /// [`DeviceRun::peak`](super::DeviceRun::peak).
+    pub memory: Option<Bytes>,
 }
 
 /// A connection, in one direction.
@@ -77,7 +81,7 @@ impl Workload {
         };
         Self {
             chunks: vec![chunk; schedule.chunks()],
-            devices: vec![DeviceCost { speed: 100, constant: Bytes::ZERO }; schedule.devices().len()],
+            devices: vec![DeviceCost { speed: 100, constant: Bytes::ZERO, memory: None }; schedule.devices().len()],
             ..Self::default()
         }
     }

@@ -33,6 +33,14 @@ impl Generator for GPipe {
 /// (PipeDream-flush), Narayanan et al., 2021.
 ///
 /// Any `p`, `m`; `v` = 1. Idle `(p-1)(F+B+W)`, in flight at stage `i` (from 0) `min(p-i, m)`.
+///
+/// With unequal stages, `B` being the fused backward, the makespan is at least `sum_{i<s}(F_i+B_i) + m (F_s+B_s)` for
+/// each `s`, and at most `sum(F+B) + (m-1) max(F+B) + D`, where `D` is the largest, over `s`, of `0` and `min(m-1, p-s-1)
+/// max_{i<=s} F_i - sum_{i>s}(F_i+B_i)`. Proof of the latter: let the `k`-th backward of stage `s` start at `sum F + D +
+/// sum_{i>s} B_i + k max(F+B)`, the forward that it follows in the stage's order end just then, and the forwards before
+/// the first backward start as early as they can. That is a timetable which breaks no rule (`D` is what the stages'
+/// first forwards need), and a run as early as possible is never later. `D` is 0 when no early stage has a much
+/// longer forward than the stages behind it have work; it is needed: `F = 1 0 0`, `B = 0 1 0` takes `m + 2`.
 pub struct OneForwardOneBackward;
 
 impl Generator for OneForwardOneBackward {

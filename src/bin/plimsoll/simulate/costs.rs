@@ -27,6 +27,9 @@ pub struct Costs {
     /// Bytes that are on each device all the time, for all devices or for each
     #[arg(long, value_name = "BYTES", default_value = "0")]
     constant: String,
+    /// Memory of a device, for all devices or for each: bubbles are filled only as far as it goes
+    #[arg(long, value_name = "BYTES")]
+    memory: Option<String>,
     /// Speed of the devices in percent, for all or for each
     #[arg(long, value_name = "PERCENT", default_value = "100")]
     speed: String,
@@ -83,11 +86,16 @@ impl Costs {
         };
         let constant = list("--constant", &self.constant, d, "devices", bytes)?;
         let speed = list("--speed", &self.speed, d, "devices", |text| text.parse().map_err(|_| "is not a number"))?;
-        let device = |(&constant, &speed): (&Bytes, &u32)| DeviceCost { speed, constant };
+        let memory = self.memory.as_ref().map(|text| list("--memory", text, d, "devices", bytes)).transpose()?;
+        let device = |i: usize| DeviceCost {
+            speed: speed[i],
+            constant: constant[i],
+            memory: memory.as_ref().map(|memory| memory[i]),
+        };
         let bandwidth = self.bandwidth.as_ref().map(|text| list("--bandwidth", text, 1, "links", bytes)).transpose()?;
         Ok(Workload {
             chunks: (0..c).map(chunk).collect(),
-            devices: constant.iter().zip(&speed).map(device).collect(),
+            devices: (0..d).map(device).collect(),
             link: Link {
                 latency: list("--latency", &self.latency, 1, "links", time)?[0],
                 bytes_per_s: bandwidth.map_or(0, |bytes| bytes[0].get()),

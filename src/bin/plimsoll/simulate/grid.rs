@@ -41,7 +41,7 @@ pub fn draw(schedule: &Schedule, run: &Run, width: usize) -> Option<String> {
 
 fn label(schedule: &Schedule, event: &Event) -> String {
     let letter = match event.action {
-        _ if event.recompute => 'R',
+        Action::Recompute(..) => 'R',
         Action::Forward(..) => 'F',
         Action::Backward(..) | Action::InputGradient(..) => 'B',
         Action::WeightGradient(..) => 'W',

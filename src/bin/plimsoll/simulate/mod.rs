@@ -5,7 +5,7 @@ mod grid;
 
 use std::path::{Path, PathBuf};
 
-use plimsoll::pipeline::{self, Run, Schedule, Shape};
+use plimsoll::pipeline::{self, Run, Schedule, Shape, Workload};
 use plimsoll::{Bytes, Error, Nanos, Result};
 use serde::Serialize;
 
@@ -40,7 +40,7 @@ pub struct Args {
     queue: Option<u32>,
     #[command(flatten)]
     costs: Costs,
-    /// Save the schedule
+    /// Save the schedule, with recomputations where they took place
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Columns up to which a picture of the run is drawn
@@ -73,6 +73,8 @@ struct Row {
     bubble: f64,
     peak_in_flight: usize,
     peak: Bytes,
+    /// What the device has, if that was said.
+    memory: Option<Bytes>,
 }
 
 /// Verify, run, tell.
@@ -82,11 +84,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     if let Some(queue) = args.queue {
         schedule = schedule.with_queue(queue);
     }
-    let run = pipeline::simulate(&schedule, &args.costs.workload(&schedule)?)?;
+    let workload = args.costs.workload(&schedule)?;
+    let run = pipeline::simulate(&schedule, &workload)?;
     if let Some(path) = &args.output {
-        schedule.save(path)?;
+        run.placed(&schedule).save(path)?;
     }
-    let report = report(&schedule, &run);
+    let report = report(&schedule, &workload, &run);
     let text = if args.json { output::json(&report) } else { told(&report, &schedule, &run, args.width) };
     Ok(output::print(&text)?)
 }
@@ -121,14 +124,15 @@ fn share(idle: u128, all: u128) -> f64 {
     if all == 0 { 0.0 } else { idle as f64 / all as f64 }
 }
 
-fn report<'a>(schedule: &'a Schedule, run: &Run) -> Report<'a> {
-    let rows = run.devices.iter().map(|device| Row {
+fn report<'a>(schedule: &'a Schedule, workload: &Workload, run: &Run) -> Report<'a> {
+    let rows = run.devices.iter().zip(&workload.devices).map(|(device, has)| Row {
         busy: device.busy,
         idle: device.idle,
         idle_within: device.idle_within,
         bubble: share(device.idle.get().into(), run.makespan.get().into()),
         peak_in_flight: device.peak_in_flight,
         peak: device.peak,
+        memory: has.memory,
     });
     let idle = run.devices.iter().map(|device| u128::from(device.idle.get())).sum();
     Report {
@@ -146,12 +150,20 @@ fn told(report: &Report, schedule: &Schedule, run: &Run, width: usize) -> String
     let (devices, queue) = (report.devices.len(), report.queue);
     let size = format!("{devices} devices, {} chunks, {} microbatches", report.chunks, report.microbatches);
     let peak = report.devices.iter().map(|row| row.peak).max().unwrap_or_default();
-    let mut text = output::rows([
+    let mut rows = vec![
         ("schedule", format!("{}, {size}, legal with queues of {queue}", report.schedule)),
         ("makespan", report.makespan.to_string()),
         ("bubble", format!("{} of all devices' time", output::percent(report.bubble))),
         ("peak", format!("{} on one device", output::exact(peak))),
-    ]);
+    ];
+    if report.devices.iter().any(|row| row.memory.is_some()) {
+        let short = report.devices.iter().enumerate().filter(|(_, row)| row.memory.is_some_and(|has| has < row.peak));
+        let short: Vec<String> = short.map(|(d, _)| format!("d{d}")).collect();
+        let short =
+            if short.is_empty() { "enough everywhere".into() } else { format!("too little on {}", short.join(", ")) };
+        rows.push(("memory", short));
+    }
+    let mut text = output::rows(rows);
     let header = ["device", "busy", "idle", "bubble", "idle within", "in flight", "peak"].map(str::to_owned).to_vec();
     let rows = report.devices.iter().enumerate().map(|(d, row)| {
         let times = [row.busy, row.idle].map(|time| time.to_string());
