@@ -82,6 +82,14 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// A topology whose parts contradict each other or what it is used for.
+    #[error("invalid topology: {at}: {why}")]
+    InvalidTopology {
+        /// The device or link at fault.
+        at: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// A schedule that breaks a rule; found by [`pipeline::verify`](crate::pipeline::verify).
     #[error("illegal schedule: {0}")]
     IllegalSchedule(#[from] ScheduleViolation),

@@ -24,12 +24,14 @@ mod again;
 mod format;
 mod generate;
 mod memory;
+mod plan;
 mod schedule;
 mod simulate;
 mod verify;
 mod workload;
 
 pub use generate::{Generator, Shape, by_name, generators, names};
+pub use plan::{StageProblem, Stages, Topology, TopologyDevice};
 pub use schedule::{Action, Chunk, Device, Microbatch, Schedule};
 pub use simulate::{DeviceRun, Event, Run, simulate};
 pub use verify::{Rule, Violation, verify};

@@ -11,6 +11,8 @@ mod gradients;
 mod hand;
 mod recompute;
 mod simulator;
+mod stages;
+mod topology;
 mod verifier;
 
 use plimsoll::pipeline::{Device, Link, Run, Schedule, Shape, Workload, by_name, names, simulate};
