@@ -22,7 +22,7 @@ const MAY: &[(&str, &[&str])] = &[
     ("check", &["entity", "units", "error", "graph", "cost", "plan"]),
     ("solver", &["entity", "units", "error", "graph", "cost", "plan"]),
     ("runtime", &["entity", "units", "error", "files", "alloc", "graph", "cost", "plan"]),
-    ("pipeline", &["entity", "units", "error", "files", "graph", "cost"]),
+    ("pipeline", &["entity", "units", "error", "files", "graph", "cost", "plan"]),
     ("zoo", &["error", "graph"]),
     ("fuzz", &["entity", "units", "error", "graph", "cost", "plan", "check", "solver"]),
     ("wrap", &["entity", "units", "error", "files", "alloc", "graph", "cost", "plan", "check", "solver", "runtime"]),

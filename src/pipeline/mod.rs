@@ -31,7 +31,7 @@ mod verify;
 mod workload;
 
 pub use generate::{Generator, Shape, by_name, generators, names};
-pub use plan::{StageProblem, Stages, Topology, TopologyDevice};
+pub use plan::{StageCost, StageProblem, Stages, Topology, TopologyDevice};
 pub use schedule::{Action, Chunk, Device, Microbatch, Schedule};
 pub use simulate::{DeviceRun, Event, Run, simulate};
 pub use verify::{Rule, Violation, verify};

@@ -52,6 +52,7 @@ fn the_command_prints_a_table_and_a_picture() {
         &["chimera", "-p", "2", "-m", "2", "--update", "500us", "--speed", "100,50"],
         &["gpipe", "-p", "2", "-m", "2", "--recompute", "1ms", "--checkpoint", "64KiB"],
         &["1f1b", "-p", "2", "-m", "4", "--recompute", "1ms", "--memory", "2MiB", "--constant", "256KiB,2MiB"],
+        &["1f1b", "-p", "2", "-m", "3", "--topology", "tests/data/pair.topology.json", "--message", "1MB"],
         &["interleaved", "-p", "2", "-m", "64", "-v", "3"],
     ] {
         let _ = writeln!(text, "> {}\n{}", args.join(" "), succeed(args));
@@ -115,6 +116,8 @@ fn the_command_says_what_is_wrong() {
         &["1f1b", "-p", "2", "-m", "4", "--activation", "40%"],
         &["1f1b", "-p", "2", "-m", "4", "--speed", "0"],
         &["1f1b", "-p", "2", "-m", "4", "--forward", "10000000000s"],
+        &["1f1b", "-p", "3", "-m", "4", "--topology", "tests/data/pair.topology.json"],
+        &["1f1b", "-p", "3", "-m", "4", "--topology", "tests/data/tiny.problem.json"],
         &["Cargo.toml"],
         &["tests/data/tiny.problem.json"],
     ] {

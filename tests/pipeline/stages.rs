@@ -6,9 +6,12 @@ use plimsoll::check::check;
 use plimsoll::cost::Problem;
 use plimsoll::entity::{Entity as _, OpId, ValueId};
 use plimsoll::graph::Phase;
-use plimsoll::pipeline::{StageProblem, Stages};
+use plimsoll::pipeline::{StageCost, StageProblem, Stages, Workload, simulate};
+use plimsoll::plan::Step;
 use plimsoll::{Bytes, Error, Nanos, solver};
 use serde_json::{Value, json};
+
+use super::generate;
 
 const REAL: [&str; 4] = ["gpt-4x256-b8", "resnet-8x32-b8", "unet-3x16-b4", "seq2seq-2x128-b8"];
 
@@ -132,6 +135,67 @@ fn stages_are_problems_that_any_solver_plans() {
             check(&part, &plan).unwrap();
             assert!(plan.predicted.peak <= budget, "stage {k} {name}");
         }
+    }
+}
+
+#[test]
+fn planned_stages_run_as_a_pipeline_within_their_rows() {
+    let problem = load("gpt-4x256-b8");
+    let stages = Stages::cut(&problem, &even(&problem, 4)).unwrap();
+    let parts: Vec<StageProblem> = (0..4).map(|k| stages.problem(k).unwrap()).collect();
+    let costs = |steps: &dyn Fn(&Problem) -> Vec<Step>| -> Vec<StageCost> {
+        parts.iter().enumerate().map(|(k, part)| stages.cost(k, part, &steps(&part.problem)).unwrap()).collect()
+    };
+    let all = costs(&|part| solver::baseline(part).0);
+    let tight = |part: &Problem| Bytes(solver::baseline(part).1.peak.get() * 3 / 4);
+    let some = costs(&|part| {
+        let options = solver::Options { node_limit: Some(200), ..solver::Options::default() };
+        solver::plan(part, tight(part), "evict", &options).unwrap().steps
+    });
+    for (k, (all, some)) in all.iter().zip(&some).enumerate() {
+        let part = &parts[k].problem;
+        let (_, baseline) = solver::baseline(part);
+        assert_eq!(all.memory(1) - all.gradients, baseline.peak, "one microbatch is the step by itself");
+        assert_eq!(all.forward + all.backward, baseline.time);
+        assert_eq!((some.forward, all.gradients), (all.forward, some.gradients));
+        assert!(some.memory(1) - some.gradients <= tight(part), "{k}: {some:?}");
+        assert!(some.backward > all.backward && some.kept < all.kept, "{k}: {some:?} {all:?}");
+        assert_eq!((all.state, all.output, all.gradient), (Bytes(0), parts[k].sent, parts[k].gradient_sent));
+    }
+    let gradients: Bytes = all.iter().map(|stage| stage.gradients).sum();
+    let outputs = problem.graph.outputs().iter().map(|&v| &problem.graph.values()[v]);
+    let behind =
+        outputs.filter(|value| value.producer.is_some_and(|op| problem.graph.ops()[op].phase == Phase::Backward));
+    assert_eq!(gradients, behind.map(|value| value.bytes).sum());
+    let mut makespans = Vec::new();
+    for costs in [&all, &some] {
+        let schedule = generate("1f1b", 4, 8, None);
+        let run = simulate(&schedule, &Workload::of_stages(costs)).unwrap();
+        for (k, device) in run.devices.iter().enumerate() {
+            assert_eq!((device.peak_in_flight, device.peak), (4 - k, costs[k].memory(4 - k)));
+            assert_eq!(device.busy.get(), 8 * (costs[k].forward + costs[k].backward).get());
+        }
+        makespans.push(run.makespan);
+    }
+    assert!(makespans[0] < makespans[1]);
+}
+
+#[test]
+fn states_that_no_op_reads_are_shared_by_parameters() {
+    let problem = load("seq2seq-2x128-b8");
+    let unread = problem.graph.values().iter().filter(|(v, x)| x.resident && problem.graph.uses(*v).is_empty());
+    let unread: u64 = unread.map(|(_, value)| value.bytes.get()).sum();
+    let stages = Stages::cut(&problem, &even(&problem, 3)).unwrap();
+    let costs = (0..3).map(|k| {
+        let part = stages.problem(k).unwrap();
+        stages.cost(k, &part, &solver::baseline(&part.problem).0).unwrap()
+    });
+    let costs: Vec<StageCost> = costs.collect();
+    let shares: u64 = costs.iter().map(|cost| cost.state.get()).sum();
+    assert!((unread..unread + 3).contains(&shares), "{unread} {shares}");
+    for pair in costs.windows(2) {
+        let [a, b] = [&pair[0], &pair[1]].map(|cost| cost.state.get() as f64 / cost.resident.get() as f64);
+        assert!((a / b - 1.0).abs() < 1e-3, "{a} {b}");
     }
 }
 

@@ -8,13 +8,16 @@
 //! ```
 //!
 //! [`Stages::cut`] decides which stage each op belongs to and what must be sent between neighbours; [`Stages::problem`]
-//! is the step of one stage by itself. A [`Topology`] says what there is to run on.
+//! is the step of one stage by itself, [`Stages::cost`] what it costs in a pipeline with a plan of some solver. A
+//! [`Topology`] says what there is to run on.
 
+mod cost;
 mod extract;
 mod place;
 mod stages;
 mod topology;
 
+pub use cost::StageCost;
 pub use extract::StageProblem;
 pub use stages::Stages;
 pub use topology::{Topology, TopologyDevice};

@@ -5,7 +5,7 @@ mod grid;
 
 use std::path::{Path, PathBuf};
 
-use plimsoll::pipeline::{self, Run, Schedule, Shape, Workload};
+use plimsoll::pipeline::{self, Run, Schedule, Shape, Topology, Workload};
 use plimsoll::{Bytes, Error, Nanos, Result};
 use serde::Serialize;
 
@@ -38,6 +38,9 @@ pub struct Args {
     /// their receivers
     #[arg(long)]
     queue: Option<u32>,
+    /// Topology file: memory and speed of the devices, latency and bandwidth of the links between them
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["memory", "speed", "latency", "bandwidth"])]
+    topology: Option<PathBuf>,
     #[command(flatten)]
     costs: Costs,
     /// Save the schedule, with recomputations where they took place
@@ -84,7 +87,10 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     if let Some(queue) = args.queue {
         schedule = schedule.with_queue(queue);
     }
-    let workload = args.costs.workload(&schedule)?;
+    let mut workload = args.costs.workload(&schedule)?;
+    if let Some(path) = &args.topology {
+        Topology::load(path)?.apply(&schedule, &mut workload)?;
+    }
     let run = pipeline::simulate(&schedule, &workload)?;
     if let Some(path) = &args.output {
         run.placed(&schedule).save(path)?;
