@@ -58,6 +58,8 @@ fn the_command_prints_a_table_and_a_picture() {
         let _ = writeln!(text, "> {}\n{}", args.join(" "), succeed(args));
     }
     insta::assert_snapshot!("command", text);
+    // No room, no picture.
+    assert!(!succeed(&["1f1b", "-p", "2", "-m", "2", "--width", "3"]).contains("forward"));
     let listed = succeed(&["--list"]);
     assert!(names().iter().all(|name| listed.contains(name)), "{listed}");
 }

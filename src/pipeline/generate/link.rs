@@ -65,7 +65,7 @@ fn queue(devices: &[Vec<Action>]) -> u32 {
             while let Some(&action) = devices[d].get(at[d]) {
                 match action {
                     Action::SendActivation(.., to) => {
-                        queues.entry((d, to.index(), false)).or_default().0.push(clock[d])
+                        queues.entry((d, to.index(), false)).or_default().0.push(clock[d]);
                     }
                     Action::SendGradient(.., to) => queues.entry((d, to.index(), true)).or_default().0.push(clock[d]),
                     Action::ReceiveActivation(.., from) | Action::ReceiveGradient(.., from) => {

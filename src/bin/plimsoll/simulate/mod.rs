@@ -46,7 +46,7 @@ pub struct Args {
     /// Save the schedule, with recomputations where they took place
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Columns up to which a picture of the run is drawn
+    /// Columns of the picture of the run, at most
     #[arg(long, default_value_t = 160)]
     width: usize,
     /// Print one JSON object instead of tables
