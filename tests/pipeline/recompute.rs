@@ -91,7 +91,7 @@ fn a_schedule_can_say_where_to_recompute() {
     assert_eq!(again(0), [("recompute m1 c0".to_owned(), 20), ("recompute m0 c0".to_owned(), 30)]);
     assert_eq!(again(1), [("recompute m0 c1".to_owned(), 20), ("recompute m1 c1".to_owned(), 50)]);
     let levels: Vec<_> = run.devices[0].memory.iter().map(|level| (level.0.get(), level.1.get())).collect();
-    assert_eq!(levels, [(0, 9), (10, 11), (30, 18), (50, 12), (60, 9)]);
+    assert_eq!(levels, [(0, 9), (10, 11), (30, 18), (50, 12), (60, 9), (80, 3), (90, 0)]);
 }
 
 #[test]
