@@ -15,6 +15,7 @@ pub mod entity;
 #[cfg(feature = "fuzzing")]
 pub mod fuzz;
 pub mod graph;
+pub mod joint;
 pub mod pipeline;
 pub mod plan;
 #[cfg(feature = "flex")]

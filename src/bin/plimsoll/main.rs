@@ -12,6 +12,7 @@ mod experiment;
 mod hash;
 mod input;
 mod output;
+mod pipeline;
 mod plan;
 mod progress;
 mod report;
@@ -65,6 +66,8 @@ enum Command {
     Compare(compare::Args),
     /// Run a declared grid of problems, solvers and budgets; what is done already is not done again
     Experiment(experiment::Args),
+    /// Cut a model into pipeline stages and plan cuts, schedule and recomputation together
+    Pipeline(pipeline::Args),
     /// Run a pipeline schedule: how long it takes, and what each device holds
     Simulate(simulate::Args),
     /// List the solvers
@@ -99,6 +102,7 @@ fn main() -> ExitCode {
         Command::Estimate(args) => estimate::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Experiment(args) => experiment::run(&args),
+        Command::Pipeline(args) => pipeline::run(&args),
         Command::Simulate(args) => simulate::run(&args),
         Command::Solvers => solvers::run(),
         Command::Devices(args) => devices::run(&args),

@@ -1,7 +1,7 @@
 //! `plimsoll simulate`.
 
 mod costs;
-mod grid;
+pub mod grid;
 
 use std::path::{Path, PathBuf};
 
