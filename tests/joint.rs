@@ -39,6 +39,9 @@ struct Block {
     input: u64,
 }
 
+/// Bytes of the parameter of a block: so many that its forward and backward belong together.
+const WEIGHTS: u64 = 300;
+
 /// Blocks one after the other; each backward reads the block's input and the gradient of its output.
 fn chain(blocks: &[Block]) -> Problem {
     let mut graph = GraphBuilder::new();
@@ -50,6 +53,7 @@ fn chain(blocks: &[Block]) -> Problem {
     let inputs: Vec<ValueId> =
         (0..=n).map(|k| value(format!("a{k}"), size(k), if k == n { Role::Loss } else { Role::Activation })).collect();
     let gradients: Vec<ValueId> = (0..=n).map(|k| value(format!("g{k}"), size(k), Role::Activation)).collect();
+    let weights: Vec<ValueId> = (0..n).map(|k| value(format!("w{k}"), WEIGHTS, Role::Parameter)).collect();
     let mut time = EntityMap::new();
     let mut op = |kind: &str, phase, inputs: Vec<ValueId>, outputs: Vec<ValueId>, nanos: u64| {
         time.push(Nanos(nanos));
@@ -57,12 +61,19 @@ fn chain(blocks: &[Block]) -> Problem {
     };
     op("Start", Phase::Forward, vec![], vec![inputs[0]], 1);
     for k in 0..n {
-        op("Forward", Phase::Forward, vec![inputs[k]], vec![inputs[k + 1]], blocks[k].forward);
+        op("Forward", Phase::Forward, vec![inputs[k], weights[k]], vec![inputs[k + 1]], blocks[k].forward);
     }
     op("Ones", Phase::Backward, vec![], vec![gradients[n]], 1);
     for k in (0..n).rev() {
-        op("Backward", Phase::Backward, vec![inputs[k], gradients[k + 1]], vec![gradients[k]], blocks[k].backward);
+        op(
+            "Backward",
+            Phase::Backward,
+            vec![inputs[k], gradients[k + 1], weights[k]],
+            vec![gradients[k]],
+            blocks[k].backward,
+        );
     }
+    weights.iter().for_each(|&w| graph.resident(w));
     graph.output(inputs[n]);
     graph.output(gradients[0]);
     let graph = graph.finish().unwrap();
@@ -107,7 +118,7 @@ fn stages_are_the_step_and_fit_their_devices() {
             let options = Options {
                 schedule: Some(schedule.into()),
                 node_limit: Some(20),
-                time_limit: Duration::from_secs(20),
+                time_limit: Duration::from_secs(1),
                 ..options(Method::Joint)
             };
             match plan_pipeline(&problem, &topology, &options) {
@@ -130,7 +141,7 @@ fn least_stage(blocks: &[Block], from: usize, to: usize, count: u64, room: u64) 
         (0..len).map(|i| u64::from(set >> i & 1) * size(from + i)).sum::<u64>()
             + (0..len).map(|i| u64::from(set >> (len + i) & 1) * size(from + i)).sum::<u64>()
     };
-    let last = to == n;
+    let (last, room) = (to == n, room.checked_sub(WEIGHTS * (to - from) as u64)?);
     let search = |start: &[(u32, u64)], budget: u64, backward: bool| -> BTreeMap<u32, u64> {
         let mut times: BTreeMap<u32, u64> = start.iter().copied().filter(|(set, _)| bytes(*set) <= budget).collect();
         let mut todo: Vec<u32> = times.keys().copied().collect();
@@ -188,7 +199,7 @@ fn least_stage(blocks: &[Block], from: usize, to: usize, count: u64, room: u64) 
 #[test]
 fn joint_planning_is_optimal_on_chains() {
     let (mut planned, mut refused, mut recomputing) = (0, 0, 0);
-    for seed in 0..24u64 {
+    for seed in 0..40u64 {
         let mut numbers = Numbers(seed);
         let n = 4 + (seed % 5) as usize;
         let blocks: Vec<Block> = (0..n)
@@ -200,7 +211,7 @@ fn joint_planning_is_optimal_on_chains() {
             .collect();
         let problem = chain(&blocks);
         let need = equal_layers_need(&problem, 3).get();
-        for percent in [100, 80, 65] {
+        for percent in [100, 94, 88, 82] {
             let room = need * percent / 100;
             let (microbatches, topology) = (6, Topology::equal(3, Bytes(room)));
             let mut least: Option<u64> = None;
@@ -244,7 +255,7 @@ fn joint_planning_is_optimal_on_chains() {
         }
     }
     println!("{planned} planned, {recomputing} of them recompute; {refused} refused");
-    assert!(planned > 30 && recomputing > 10);
+    assert!(planned > 60 && recomputing > 30 && refused > 10);
 }
 
 #[test]
@@ -253,10 +264,10 @@ fn joint_planning_never_loses_to_a_baseline() {
         let problem = load(name);
         let memory = Bytes((equal_layers_need(&problem, devices).get() as f64 * 0.6) as u64);
         let topology = Topology::equal(devices, memory);
-        let limits = |method| Options { node_limit: Some(20), time_limit: Duration::from_secs(30), ..options(method) };
+        let limits = |method| Options { time_limit: Duration::from_secs(2), ..options(method) };
         let joint = plan_pipeline(&problem, &topology, &limits(Method::Joint)).unwrap();
         verify(&problem, &topology, &joint);
-        for method in methods() {
+        for method in methods().into_iter().filter(|method| *method != Method::Joint) {
             match plan_pipeline(&problem, &topology, &limits(method)) {
                 Ok(plan) => {
                     verify(&problem, &topology, &plan);

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! A cut after `c` forward ops has a partner `b` in the backward part, because backward ops run in about the reverse of
-//! the forward's order. Of all partners the one is taken across which the fewest bytes go: values made before the cut and
+//! the forward's order. Of all partners the one is taken across which the fewest bytes go, unless that would leave the
+//! backward cut in another proportion than the forward: values made before the cut and
 //! read behind it go forward, values made behind it and read before it go backward. A parameter that both sides read
 //! counts as if it were sent, so that an op is on the side of its parameters. A value that is read two stages on crosses two
 //! cuts: it is carried.
@@ -18,6 +19,9 @@ use crate::graph::{Phase, Replay, Role};
 
 /// Cuts that are looked at, at most: in larger graphs the best of each stretch of the forward's time.
 const MOST: usize = 256;
+
+/// What a partner that is off by the whole backward costs, in times the fewest bytes that cross.
+const OFF: f64 = 20.0;
 
 /// Where a step is cut: see the module's description.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +48,8 @@ pub(super) struct Layout {
     pub turn: usize,
     /// All ops.
     pub ops: usize,
+    /// Time of all ops before each place.
+    passed: Vec<u64>,
     /// Places of each value's producer and readers; residents and what every stage has by itself have none.
     lives: Vec<(ValueId, usize, Vec<usize>, u64)>,
     /// Parameters' readers.
@@ -109,7 +115,12 @@ impl Layout {
                 _ => {}
             }
         }
-        Self { order, place, turn, ops, lives, shared }
+        let times = order.iter().scan(0u64, |sum, &op| {
+            *sum += problem.costs.time[op].get();
+            Some(*sum)
+        });
+        let passed = std::iter::once(0).chain(times).collect();
+        Self { order, place, turn, ops, passed, lives, shared }
     }
 
     /// Values that go forward across a cut, and values that come back.
@@ -161,13 +172,24 @@ impl Layout {
                 _ => {}
             }
         }
-        let (mut cost, mut best, mut backward) = (0i128, i128::MAX, self.turn);
-        for (place, change) in change[..places].iter().enumerate() {
-            cost += change;
-            if cost < best {
-                (best, backward) = (cost, self.turn + place);
-            }
-        }
+        let sums = change[..places].iter().scan(0i128, |cost, change| {
+            *cost += change;
+            Some(*cost)
+        });
+        let costs: Vec<i128> = sums.collect();
+        let least = costs.iter().copied().min().unwrap_or(0).max(1) as f64;
+        // Where bytes leave it open, the backward is cut in the same proportion as the forward.
+        let share = |from: usize, to: usize, at: usize| {
+            let all = self.passed[to] - self.passed[from];
+            (self.passed[at] - self.passed[from]) as f64 / all.max(1) as f64
+        };
+        let behind = 1.0 - share(0, self.turn, forward);
+        let price = |place: usize| {
+            let off = (share(self.turn, self.ops, self.turn + place) - behind).abs();
+            costs[place] as f64 / least + OFF * off
+        };
+        let best = (0..places).min_by(|&a, &b| price(a).total_cmp(&price(b)));
+        let backward = self.turn + best.unwrap_or(0);
         let mut cut = Cut { forward, backward, sent: 0, returned: 0, values: 0 };
         for (_, producer, readers, bytes) in &self.lives {
             let behind = |op: usize| (forward..backward).contains(&op);

@@ -41,6 +41,10 @@ pub(super) struct Evaluator<'a> {
     /// Bytes of optimizer state per byte of gradients.
     pub state: f64,
     pub tried: Cell<usize>,
+    /// Keep everything or nothing, plan nothing.
+    pub plain: Cell<bool>,
+    /// Plan at fewer budgets.
+    pub quick: Cell<bool>,
     stages: RefCell<BTreeMap<Key, (Stage, Planned, Planned)>>,
     /// By what a stage and its budget come to: equal stages are planned once.
     plans: RefCell<BTreeMap<u128, Option<Planned>>>,
@@ -67,6 +71,8 @@ impl<'a> Evaluator<'a> {
             each: Duration::from_secs(2),
             state,
             tried: Cell::new(0),
+            plain: Cell::new(false),
+            quick: Cell::new(false),
             stages: RefCell::default(),
             plans: RefCell::default(),
         }
@@ -177,7 +183,7 @@ impl<'a> Evaluator<'a> {
         if !keeps && matches!(self.method, Method::FullRecompute | Method::InterOp | Method::Joint) {
             consider(all(&|stage| stage.2.clone()));
         }
-        if !keeps && self.method == Method::Joint && old.iter().any(Option::is_none) {
+        if !keeps && !self.plain.get() && self.method == Method::Joint && old.iter().any(Option::is_none) {
             let keep = all(&|stage| stage.1.clone());
             let resident: u64 = keep.iter().map(|plan| plan.0.resident.get()).sum();
             let beside =
@@ -185,7 +191,8 @@ impl<'a> Evaluator<'a> {
             let count = flights.iter().map(|counts| own.iter().map(|&c| counts[c].0 + counts[c].1).sum::<u64>()).max();
             let room = memory.saturating_sub(fixed + resident);
             let count = count.unwrap_or(1).max(1);
-            let shares = if schedule.devices().len() > 8 { &SHARES[..2] } else { &SHARES[..] };
+            let few = self.quick.get() || schedule.devices().len() > 8;
+            let shares = if few { &SHARES[..2] } else { &SHARES[..] };
             let saved = |share: &f64| (room - ((beside as f64 * share) as u64).min(room)) / count;
             let mut saves: Vec<u64> = shares.iter().map(saved).collect();
             if let [c] = own[..] {

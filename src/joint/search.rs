@@ -1,5 +1,6 @@
 //! Where to cut: starts from estimates and from the classics, then moves.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Instant;
@@ -99,6 +100,16 @@ pub fn plan_pipeline(problem: &Problem, topology: &Topology, options: &Options) 
     evaluator.each = options.time_limit.div_f64(8.0 * devices as f64).min(std::time::Duration::from_secs(3));
     let search = Search { evaluator, estimate, topology, options, cuts: &cuts };
     let mut best: Option<(PipelinePlan, Vec<usize>)> = None;
+    if options.method == Method::Joint {
+        // The classics, with all or nothing kept: quick, and never lost to.
+        search.evaluator.plain.set(true);
+        for schedule in &schedules {
+            for ends in search.classics(schedule) {
+                search.consider(&ends, schedule, &mut best)?;
+            }
+        }
+        search.evaluator.plain.set(false);
+    }
     for schedule in &schedules {
         for ends in search.starts(schedule) {
             if best.is_some() && search.evaluator.late() {
@@ -214,44 +225,40 @@ impl Search<'_> {
         (0..schedule.chunks()).map(|c| known[place(c)]).collect()
     }
 
+    /// The best cuts by estimates.
+    fn parts(&self, schedule: &Schedule, again: Again, factor: f64) -> Vec<Vec<usize>> {
+        partitions(&self.estimate, &self.loads(schedule, again, factor), self.options.microbatches as u64, 1)
+    }
+
+    /// Without a limit on memory and with none but the longest stage to mind.
+    fn equal_time(&self, schedule: &Schedule) -> Vec<Vec<usize>> {
+        partitions(&self.estimate, &self.loads(schedule, Again::Nothing, 1e9), u64::MAX >> 32, 1)
+    }
+
+    /// The cuts of every baseline.
+    fn classics(&self, schedule: &Schedule) -> Vec<Vec<usize>> {
+        let mut all = vec![self.equal_layers(schedule.chunks())];
+        all.extend(self.equal_time(schedule));
+        for again in [Again::Nothing, Again::All] {
+            all.extend(FACTORS.iter().flat_map(|&factor| self.parts(schedule, again, factor)));
+        }
+        distinct(all)
+    }
+
     /// Cuts to begin with.
     fn starts(&self, schedule: &Schedule) -> Vec<Vec<usize>> {
-        let (chunks, m) = (schedule.chunks(), self.options.microbatches as u64);
-        let parts = |again, factor, most| partitions(&self.estimate, &self.loads(schedule, again, factor), m, most);
-        // Without a limit on memory and with none but the longest stage to mind.
-        let equal_time = || {
-            let loads = self.loads(schedule, Again::Nothing, 1e9);
-            partitions(&self.estimate, &loads, u64::MAX >> 32, 1)
-        };
-        match self.options.method {
-            Method::EqualLayers | Method::FullRecompute => vec![self.equal_layers(chunks)],
-            Method::EqualTime => equal_time(),
-            Method::MemoryAware => FACTORS.iter().flat_map(|&factor| parts(Again::Nothing, factor, 1)).collect(),
-            Method::InterOp => {
-                let all = [Again::Nothing, Again::All];
-                all.iter()
-                    .flat_map(|&again| FACTORS.map(|factor| (again, factor)))
-                    .flat_map(|(a, f)| parts(a, f, 1))
-                    .collect()
-            }
-            Method::Joint => {
-                let most = if self.topology.places.len() > SMALL { 1 } else { 2 };
-                let mut starts: Vec<Vec<usize>> =
-                    FACTORS.iter().flat_map(|&factor| parts(Again::Some, factor, most)).collect();
-                starts.extend(equal_time());
-                starts.push(self.equal_layers(chunks));
-                starts.extend(FACTORS[..2].iter().flat_map(|&factor| parts(Again::Nothing, factor, 1)));
-                starts.extend(parts(Again::All, 1.0, 1));
-                let mut seen: Vec<Vec<usize>> = Vec::new();
-                starts.retain(|ends| {
-                    !seen.contains(ends) && ends.len() + 1 == chunks && {
-                        seen.push(ends.clone());
-                        true
-                    }
-                });
-                starts
-            }
-        }
+        let parts = |again: Again| FACTORS.iter().flat_map(move |&factor| self.parts(schedule, again, factor));
+        distinct(match self.options.method {
+            Method::EqualLayers | Method::FullRecompute => vec![self.equal_layers(schedule.chunks())],
+            Method::EqualTime => self.equal_time(schedule),
+            Method::MemoryAware => parts(Again::Nothing).collect(),
+            Method::InterOp => parts(Again::Nothing).chain(parts(Again::All)).collect(),
+            Method::Joint => parts(Again::Some)
+                .chain(self.equal_time(schedule))
+                .chain([self.equal_layers(schedule.chunks())])
+                .chain(parts(Again::Nothing))
+                .collect(),
+        })
     }
 
     /// The cuts nearest to equal numbers of forward ops.
@@ -282,6 +289,7 @@ impl Search<'_> {
                 }
             }
         }
+        self.evaluator.quick.set(true);
         let mut moved = true;
         while moved {
             moved = false;
@@ -342,6 +350,12 @@ impl Search<'_> {
         let budget = self.topology.places.iter().map(|place| place.memory).min().unwrap_or_default();
         Error::Infeasible { budget, minimum: None, proved, blockers: Vec::new(), why }
     }
+}
+
+/// Each once, in the order of their first.
+fn distinct(all: Vec<Vec<usize>>) -> Vec<Vec<usize>> {
+    let mut seen = BTreeSet::new();
+    all.into_iter().filter(|ends| seen.insert(ends.clone())).collect()
 }
 
 /// n choose k, or a number above [`FEW`].
