@@ -4,7 +4,7 @@
 //! each part can be used by itself: [`graph`] (one training step as data, and tracing), [`cost`]
 //! (measured costs, problem files), [`solver`] (named solvers and lower bounds), [`plan`] (steps,
 //! the simulator, plan files), [`check`] (the independent checker), [`runtime`] (the executor),
-//! [`pipeline`] (schedules of pipelines, stages). `DESIGN.md` says how they fit together.
+//! [`pipeline`] (schedules of pipelines), [`joint`] (stages, cuts and schedules chosen together). `DESIGN.md` says how they fit together.
 #![deny(unsafe_code)]
 #![deny(missing_docs)]
 

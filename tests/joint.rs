@@ -7,8 +7,8 @@ use std::time::Duration;
 use plimsoll::cost::{Costs, Device, Problem};
 use plimsoll::entity::{EntityMap, ValueId};
 use plimsoll::graph::{GraphBuilder, NewValue, Op, Phase, Replay, Role};
-use plimsoll::joint::{Method, Options, PipelinePlan, Topology, methods, plan_pipeline};
-use plimsoll::pipeline::{self, ChunkCost, DeviceCost, Workload};
+use plimsoll::joint::{Method, Options, PipelinePlan, methods, plan_pipeline};
+use plimsoll::pipeline::{self, ChunkCost, DeviceCost, Topology, Workload};
 use plimsoll::{Bytes, Error, Nanos};
 
 fn load(name: &str) -> Problem {
@@ -95,7 +95,7 @@ fn verify(problem: &Problem, topology: &Topology, plan: &PipelinePlan) {
     assert_eq!(seen.len() + inputs, problem.graph.ops().len());
     pipeline::verify(&plan.schedule).unwrap();
     assert_eq!(pipeline::simulate(&plan.schedule, &plan.workload).unwrap(), plan.run);
-    for (run, place) in plan.run.devices.iter().zip(&topology.places) {
+    for (run, place) in plan.run.devices.iter().zip(topology.devices()) {
         assert!(run.peak <= place.memory, "{} of {}", run.peak, place.memory);
     }
     assert!(plan.lower_bound <= plan.makespan);
@@ -117,7 +117,7 @@ fn stages_are_the_step_and_fit_their_devices() {
             let topology = Topology::equal(4, Bytes((need.get() as f64 * part) as u64));
             let options = Options {
                 schedule: Some(schedule.into()),
-                node_limit: Some(20),
+                node_limit: Some(100),
                 time_limit: Duration::from_secs(1),
                 ..options(Method::Joint)
             };
@@ -295,31 +295,4 @@ fn what_cannot_be_planned_is_refused() {
     let found = plan(&Topology::equal(4000, Bytes(1 << 40)), &options(Method::Joint));
     assert!(matches!(found, Err(Error::InvalidSetting { .. })), "{found:?}");
     assert!("joined".parse::<Method>().is_err());
-}
-
-#[test]
-fn topologies_are_read_from_files() {
-    let text = r#"{"format":"plimsoll.topology","version":1,"name":"two machines","nodes":[
-        {"count":2,"devices":[{"device":"h100","count":4},{"device":"mine","memory":1000,"speed":50}],
-         "link":{"bytes_per_s":450000000000,"latency":2000}}],"network":{"bytes_per_s":50000000000,"latency":5000}}"#;
-    let topology = Topology::from_json(text, "t").unwrap();
-    assert_eq!(topology.places.len(), 10);
-    assert_eq!((topology.places[4].memory, topology.places[4].speed), (Bytes(1000), 50));
-    assert_eq!((topology.places[5].node, topology.places[0].memory), (1, Bytes(80_000_000_000)));
-    assert_eq!(topology.link(0, 4).latency, Nanos(2000));
-    assert_eq!(topology.link(0, 5).latency, Nanos(5000));
-    for (old, new) in [
-        ("\"version\":1", "\"version\":2"),
-        ("\"memory\":1000,", ""),
-        ("\"speed\":50", "\"speed\":0"),
-        ("\"count\":2,", "\"count\":1000000,"),
-        ("\"count\":4", "\"count\":99999999999"),
-        ("\"name\"", "\"nome\""),
-    ] {
-        let bad = text.replace(old, new);
-        assert_ne!(bad, text);
-        let error = Topology::from_json(&bad, "t").unwrap_err();
-        assert!(!error.to_string().is_empty());
-    }
-    assert!(Topology::from_json(r#"{"format":"plimsoll.topology","version":1,"nodes":[]}"#, "t").is_err());
 }

@@ -5,10 +5,10 @@
 //! ladder that fits. Neighbouring stages would choose a little differently: plans of the stages themselves decide.
 
 use super::cuts::{Cut, Layout, is_source};
-use super::topology::Place;
 use crate::cost::Problem;
 use crate::entity::OpId;
 use crate::graph::Role;
+use crate::pipeline::TopologyDevice;
 use crate::solver;
 
 /// Prices looked at.
@@ -147,7 +147,7 @@ impl Estimate {
 
 impl Load {
     /// A chunk on a device that has `chunks` of them, with `in_flight` microbatches of all of them together.
-    pub fn new(place: &Place, chunks: u64, in_flight: u64, again: Again) -> Self {
+    pub fn new(place: &TopologyDevice, chunks: u64, in_flight: u64, again: Again) -> Self {
         // As if all chunks of the device were alike.
         let each = in_flight.div_ceil(chunks.max(1)).max(1);
         Self { memory: place.memory.get() / chunks.max(1), speed: place.speed, in_flight: each, again }

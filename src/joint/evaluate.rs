@@ -6,14 +6,13 @@ use std::time::{Duration, Instant};
 
 use super::cuts::{Cut, Layout, is_source};
 use super::stage::{Measure, Stage};
-use super::topology::Topology;
 use super::{Method, PipelinePlan, StagePlan};
 use crate::check;
 use crate::cost::{Device, Problem};
 use crate::entity::{Entity, OpId};
 use crate::error::Result;
 use crate::graph::{Fnv, Replay};
-use crate::pipeline::{self, Action, ChunkCost, DeviceCost, Schedule, Workload};
+use crate::pipeline::{self, Action, ChunkCost, DeviceCost, Schedule, Topology, Workload};
 use crate::plan::{Lowering, Plan, Predicted, Status, Step, lower};
 use crate::solver;
 use crate::units::{Bytes, Nanos};
@@ -34,7 +33,8 @@ pub(super) struct Evaluator<'a> {
     pub cuts: &'a [Cut],
     pub method: Method,
     pub replicas: usize,
-    pub node_limit: Option<u64>,
+    /// Limit on the search steps of each stage's plan.
+    pub nodes: Cell<Option<u64>>,
     pub deadline: Option<Instant>,
     /// What one stage's plan may take.
     pub each: Duration,
@@ -66,7 +66,7 @@ impl<'a> Evaluator<'a> {
             cuts,
             method: Method::Joint,
             replicas: 1,
-            node_limit: None,
+            nodes: Cell::new(None),
             deadline: None,
             each: Duration::from_secs(2),
             state,
@@ -92,7 +92,7 @@ impl<'a> Evaluator<'a> {
             return Ok(());
         }
         let (from, to, split, speed) = key;
-        let place = &self.topology.places[place];
+        let place = &self.topology.devices()[place];
         let device = Device {
             name: place.name.clone(),
             memory: place.memory,
@@ -134,8 +134,8 @@ impl<'a> Evaluator<'a> {
             devices.sort_unstable();
             devices.dedup();
             // Replicas run one plan: that for the slower device.
-            let slow = devices.iter().copied().min_by_key(|&d| self.topology.places[d].speed).unwrap_or(0);
-            let key = (edges[c], edges[c + 1], split, self.topology.places[slow].speed);
+            let slow = devices.iter().copied().min_by_key(|&d| self.topology.devices()[d].speed).unwrap_or(0);
+            let key = (edges[c], edges[c + 1], split, self.topology.devices()[slow].speed);
             self.prepare(key, slow)?;
             chunks.push(Chunk { key, devices, chosen: None });
         }
@@ -151,7 +151,7 @@ impl<'a> Evaluator<'a> {
     fn fill(&self, device: usize, schedule: &Schedule, chunks: &mut [Chunk]) -> Result<bool> {
         let own: Vec<usize> = (0..chunks.len()).filter(|&c| chunks[c].devices.contains(&device)).collect();
         let stages = self.stages.borrow();
-        let memory = self.topology.places[device].memory.get();
+        let memory = self.topology.devices()[device].memory.get();
         let flights = flights(schedule, device, chunks.len());
         let fixed: u64 = own.iter().map(|&c| self.state_of(&stages[&chunks[c].key].0).get()).sum();
         let need = |plans: &[&Measure]| -> u64 {
@@ -223,14 +223,14 @@ impl<'a> Evaluator<'a> {
         let budget = resident + saved + beside;
         let reserve = budget.saturating_sub(resident + saved + stage.returned.get());
         let stage = stage.reserving(Bytes(reserve));
-        let name = name_of(&stage, budget);
+        let name = name_of(&stage, budget, self.nodes.get());
         if let Some(known) = self.plans.borrow().get(&name) {
             return known.clone();
         }
         let left = self.deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
         let options = solver::Options {
             time_limit: self.each.min(left),
-            node_limit: self.node_limit,
+            node_limit: self.nodes.get(),
             search_minimum: false,
             prove: false,
             ..solver::Options::default()
@@ -261,7 +261,7 @@ impl<'a> Evaluator<'a> {
                 forward: measure.forward,
                 input_gradient: measure.backward,
                 weight_gradient: measure.weights,
-                update: self.reduce(stage, chunk.devices[0]),
+                update: self.reduce(stage),
                 activation: measure.saved,
                 kept: measure.kept,
                 output: Bytes(sent),
@@ -304,18 +304,18 @@ impl<'a> Evaluator<'a> {
                 state,
             });
         }
-        for (d, place) in self.topology.places[..schedule.devices().len()].iter().enumerate() {
+        for (d, place) in self.topology.devices()[..schedule.devices().len()].iter().enumerate() {
             // Times are those of the device already.
             let constant = Bytes(constant[d] + beside[d]);
             workload.devices.push(DeviceCost { speed: 100, constant, memory: Some(place.memory) });
+            let here = pipeline::Device::at(d);
             for peer in schedule.devices()[d].iter().filter_map(|action| action.peer()) {
-                let (from, to) = (pipeline::Device::at(d), peer);
-                workload.links.insert((from, to), self.topology.link(d, to.index()));
-                workload.links.insert((to, from), self.topology.link(to.index(), d));
+                workload.links.insert((here, peer), self.topology.link(here, peer));
+                workload.links.insert((peer, here), self.topology.link(peer, here));
             }
         }
         let run = pipeline::simulate(schedule, &workload)?;
-        let fits = run.devices.iter().zip(&self.topology.places).all(|(run, place)| run.peak <= place.memory);
+        let fits = run.devices.iter().zip(self.topology.devices()).all(|(run, place)| run.peak <= place.memory);
         if !fits {
             return Ok(None);
         }
@@ -332,10 +332,9 @@ impl<'a> Evaluator<'a> {
         }))
     }
 
-    /// Time of adding up the gradients of all replicas of the pipeline around a ring.
-    fn reduce(&self, stage: &Stage, device: usize) -> Nanos {
-        let (replicas, link) = (self.replicas as u128, self.topology.network);
-        let link = if link.bytes_per_s == 0 { self.topology.links[self.topology.places[device].node] } else { link };
+    /// Time of adding up the gradients of all replicas of the pipeline around a ring over the network between machines.
+    fn reduce(&self, stage: &Stage) -> Nanos {
+        let (replicas, link) = (self.replicas as u128, self.topology.between());
         if replicas < 2 || link.bytes_per_s == 0 {
             return Nanos::ZERO;
         }
@@ -402,14 +401,15 @@ fn everything_again(stage: &Stage) -> Vec<Step> {
     lower(graph, &order, Lowering::default())
 }
 
-/// A name for a stage and its budget.
-fn name_of(stage: &Stage, budget: u64) -> u128 {
+/// A name for a stage, its budget, and how hard it is planned.
+fn name_of(stage: &Stage, budget: u64, nodes: Option<u64>) -> u128 {
     let mut hash = Fnv::new();
     hash.text(&stage.problem.graph.fingerprint().to_string());
     stage.problem.costs.time.values().for_each(|time| hash.word(time.get()));
     stage.problem.costs.workspace.values().for_each(|bytes| hash.word(bytes.get()));
     let device = &stage.problem.device;
-    let words = [budget, device.host_memory.get(), device.d2h_bytes_per_s, device.h2d_bytes_per_s];
+    let words =
+        [nodes.unwrap_or(u64::MAX), budget, device.host_memory.get(), device.d2h_bytes_per_s, device.h2d_bytes_per_s];
     words.into_iter().for_each(|word| hash.word(word));
     u128::from_str_radix(&hash.finish().to_string(), 16).unwrap_or(0)
 }

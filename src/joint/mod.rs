@@ -20,11 +20,9 @@ mod estimate;
 mod evaluate;
 mod search;
 mod stage;
-mod topology;
 
 pub use cuts::Cut;
 pub use search::{Method, methods, plan_pipeline};
-pub use topology::{Place, Topology};
 
 use std::time::Duration;
 
@@ -49,7 +47,7 @@ pub struct Options {
     pub replicas: usize,
     /// Wall-clock limit.
     pub time_limit: Duration,
-    /// Limit on the search steps of each stage's plan, for runs that must not depend on the machine's speed.
+    /// Limit on the search steps of each stage's last plan, for runs that must not depend on the machine's speed.
     pub node_limit: Option<u64>,
 }
 

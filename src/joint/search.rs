@@ -8,18 +8,19 @@ use std::time::Instant;
 use super::cuts::{Cut, Layout};
 use super::estimate::{Again, Estimate, Load, partitions};
 use super::evaluate::Evaluator;
-use super::topology::Topology;
 use super::{Options, PipelinePlan};
 use crate::cost::Problem;
 use crate::entity::EntityMap;
 use crate::error::{Error, Result};
-use crate::pipeline::{self, Action, Schedule, Shape};
+use crate::pipeline::{self, Action, Schedule, Shape, Topology};
 use crate::units::{Bytes, Nanos};
 
 /// Ways to cut that are few enough to try them all.
 const FEW: u64 = 200;
 /// Devices up to which every schedule is tried.
 const SMALL: usize = 8;
+/// Search steps of each stage's plan while cuts are looked for.
+const NODES: u64 = 100;
 /// Shares of the memory that estimates are made for: they err on both sides.
 const FACTORS: [f64; 4] = [1.0, 0.85, 0.7, 1.25];
 
@@ -82,7 +83,7 @@ impl FromStr for Method {
 /// fits.
 pub fn plan_pipeline(problem: &Problem, topology: &Topology, options: &Options) -> Result<PipelinePlan> {
     let refuse = |name: &str, why: String| Err(Error::InvalidSetting { name: name.into(), why });
-    let devices = topology.places.len();
+    let devices = topology.devices().len();
     if options.microbatches == 0 {
         return refuse("microbatches", "there must be at least one".into());
     }
@@ -94,10 +95,9 @@ pub fn plan_pipeline(problem: &Problem, topology: &Topology, options: &Options) 
     let mut evaluator = Evaluator::new(problem, topology, &layout, &cuts, estimate.state);
     evaluator.method = options.method;
     evaluator.replicas = options.replicas;
-    evaluator.node_limit = options.node_limit;
+    evaluator.nodes.set(Some(options.node_limit.map_or(NODES, |nodes| nodes.min(NODES))));
     evaluator.deadline = Instant::now().checked_add(options.time_limit);
-    // A quarter of the time for a first plan of all stages, at two budgets each.
-    evaluator.each = options.time_limit.div_f64(8.0 * devices as f64).min(std::time::Duration::from_secs(3));
+    evaluator.each = options.time_limit.div_f64(4.0 * devices as f64).min(std::time::Duration::from_secs(3));
     let search = Search { evaluator, estimate, topology, options, cuts: &cuts };
     let mut best: Option<(PipelinePlan, Vec<usize>)> = None;
     if options.method == Method::Joint {
@@ -120,6 +120,7 @@ pub fn plan_pipeline(problem: &Problem, topology: &Topology, options: &Options) 
     }
     if options.method == Method::Joint {
         search.improve(&mut best)?;
+        search.polish(&mut best)?;
     }
     let Some((mut plan, _)) = best else { return Err(search.nothing(problem)) };
     plan.lower_bound = bound;
@@ -163,8 +164,8 @@ fn lower_bound(problem: &Problem, topology: &Topology, microbatches: usize) -> N
         longest = longest.max(path[id]);
         total += problem.costs.time[id].get();
     }
-    let speeds: u128 = topology.places.iter().map(|place| u128::from(place.speed)).sum();
-    let fastest = topology.places.iter().map(|place| u128::from(place.speed)).max().unwrap_or(100);
+    let speeds: u128 = topology.devices().iter().map(|place| u128::from(place.speed)).sum();
+    let fastest = topology.devices().iter().map(|place| u128::from(place.speed)).max().unwrap_or(100);
     let even = u128::from(total) * microbatches as u128 * 100 / speeds.max(1);
     let alone = u128::from(longest) * 100 / fastest.max(1);
     Nanos(u64::try_from(even.max(alone)).unwrap_or(u64::MAX))
@@ -214,10 +215,10 @@ impl Search<'_> {
         };
         let place = |c: usize| {
             let holders = schedule.routes().iter().map(|route| route[c].index());
-            holders.min_by_key(|&d| (self.topology.places[d].memory, d)).unwrap_or(0)
+            holders.min_by_key(|&d| (self.topology.devices()[d].memory, d)).unwrap_or(0)
         };
         let load = |d: usize| {
-            let mut load = Load::new(&self.topology.places[d], chunks_of(d) as u64, in_flight(d), again);
+            let mut load = Load::new(&self.topology.devices()[d], chunks_of(d) as u64, in_flight(d), again);
             load.memory = (load.memory as f64 * factor) as u64;
             load
         };
@@ -325,9 +326,20 @@ impl Search<'_> {
         Ok(())
     }
 
+    /// The stages of the best planned harder.
+    fn polish(&self, best: &mut Option<(PipelinePlan, Vec<usize>)>) -> Result<()> {
+        let Some((plan, ends)) = best.clone() else { return Ok(()) };
+        let again = plan.stages.iter().any(|stage| stage.overhead > Nanos::ZERO);
+        if again && self.options.node_limit.is_none_or(|nodes| nodes > NODES) && !self.evaluator.late() {
+            self.evaluator.nodes.set(self.options.node_limit);
+            self.consider(&ends, &plan.schedule, best)?;
+        }
+        Ok(())
+    }
+
     /// Why nothing was found.
     fn nothing(&self, problem: &Problem) -> Error {
-        let memory: u64 = self.topology.places.iter().fold(0, |sum, place| sum.saturating_add(place.memory.get()));
+        let memory: u64 = self.topology.devices().iter().fold(0, |sum, place| sum.saturating_add(place.memory.get()));
         let parameters = problem.graph.resident_bytes().get();
         let (proved, why) = match parameters > memory {
             true => {
@@ -347,7 +359,7 @@ impl Search<'_> {
                 (false, why)
             }
         };
-        let budget = self.topology.places.iter().map(|place| place.memory).min().unwrap_or_default();
+        let budget = self.topology.devices().iter().map(|place| place.memory).min().unwrap_or_default();
         Error::Infeasible { budget, minimum: None, proved, blockers: Vec::new(), why }
     }
 }

@@ -24,15 +24,15 @@ mod again;
 mod format;
 mod generate;
 mod memory;
-mod plan;
 mod schedule;
 mod simulate;
+mod topology;
 mod verify;
 mod workload;
 
 pub use generate::{Generator, Shape, by_name, generators, names};
-pub use plan::{StageCost, StageProblem, Stages, Topology, TopologyDevice};
 pub use schedule::{Action, Chunk, Device, Microbatch, Schedule};
 pub use simulate::{DeviceRun, Event, Run, simulate};
+pub use topology::{Topology, TopologyDevice};
 pub use verify::{Rule, Violation, verify};
 pub use workload::{ChunkCost, DeviceCost, Link, Workload};

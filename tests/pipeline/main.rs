@@ -11,7 +11,6 @@ mod gradients;
 mod hand;
 mod recompute;
 mod simulator;
-mod stages;
 mod topology;
 mod verifier;
 

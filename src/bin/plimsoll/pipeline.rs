@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use plimsoll::joint::{self, Method, Options, PipelinePlan, Topology, plan_pipeline};
+use plimsoll::joint::{self, Method, Options, PipelinePlan, plan_pipeline};
+use plimsoll::pipeline::Topology;
 use plimsoll::{Budget, Bytes, Error, Nanos, Result};
 use serde::Serialize;
 
@@ -209,7 +210,7 @@ fn report<'a>(plan: &'a PipelinePlan, topology: &Topology, solve_seconds: f64) -
         sent: stage.sent,
         returned: stage.returned,
     };
-    let devices = plan.run.devices.iter().zip(&topology.places).map(|(run, place)| Device {
+    let devices = plan.run.devices.iter().zip(topology.devices()).map(|(run, place)| Device {
         memory: place.memory,
         peak: run.peak,
         peak_in_flight: run.peak_in_flight,
@@ -231,7 +232,7 @@ fn report<'a>(plan: &'a PipelinePlan, topology: &Topology, solve_seconds: f64) -
 }
 
 fn told(plan: &PipelinePlan, topology: &Topology, seconds: f64, width: usize) -> String {
-    let name = if topology.name.is_empty() { String::new() } else { format!(", {}", topology.name) };
+    let name = if topology.name().is_empty() { String::new() } else { format!(", {}", topology.name()) };
     let above = plan.makespan.over(plan.lower_bound);
     let mut text = output::rows([
         ("devices", format!("{}{name}", plan.run.devices.len())),
@@ -268,7 +269,7 @@ fn told(plan: &PipelinePlan, topology: &Topology, seconds: f64, width: usize) ->
     let rows: Vec<Vec<String>> = std::iter::once(header.map(str::to_owned).to_vec()).chain(rows).collect();
     text.push_str(&output::table(&rows, &[2, 3, 4, 5, 6, 7, 8, 9]));
     let header = ["device", "memory", "peak", "in flight", "busy", "idle"].map(str::to_owned).to_vec();
-    let rows = plan.run.devices.iter().zip(&topology.places).enumerate().map(|(d, (run, place))| {
+    let rows = plan.run.devices.iter().zip(topology.devices()).enumerate().map(|(d, (run, place))| {
         let (memory, peak) = (place.memory.to_string(), run.peak.to_string());
         let flight = run.peak_in_flight.to_string();
         vec![format!("d{d} {}", place.name), memory, peak, flight, run.busy.to_string(), run.idle.to_string()]

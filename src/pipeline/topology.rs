@@ -35,6 +35,12 @@ pub struct TopologyDevice {
     /// In percent of what times were measured on.
     #[serde(default = "usual")]
     pub speed: u32,
+    /// Host memory that it may use, in bytes; 0 for none.
+    #[serde(default)]
+    pub host_memory: Bytes,
+    /// Bytes a second to the host, and as many back; 0 where nothing can be moved there.
+    #[serde(default)]
+    pub host_bytes_per_s: u64,
 }
 
 fn usual() -> u32 {
@@ -107,6 +113,26 @@ impl From<Link> for FileLink {
 }
 
 impl Topology {
+    /// `count` equal devices of `memory` bytes in one machine, between which messages take no time.
+    pub fn equal(count: usize, memory: Bytes) -> Self {
+        let device = |i: usize| TopologyDevice {
+            name: Device::at(i).to_string(),
+            node: 0,
+            memory,
+            speed: usual(),
+            host_memory: Bytes::ZERO,
+            host_bytes_per_s: 0,
+        };
+        let (devices, links) = ((0..count).map(device).collect(), BTreeMap::new());
+        let name = format!("{count} equal devices");
+        Self { name, devices, inside: Link::default(), between: Link::default(), links }
+    }
+
+    /// What connects devices of different machines, where no other link is listed.
+    pub fn between(&self) -> Link {
+        self.between
+    }
+
     /// Read a topology from JSON text; `file` names it in errors.
     ///
     /// # Errors
