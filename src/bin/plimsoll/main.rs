@@ -65,6 +65,7 @@ enum Command {
     /// Run a declared grid of problems, solvers and budgets; what is done already is not done again
     Experiment(experiment::Args),
     /// List the solvers
+    #[command(after_help = "Example: plimsoll solvers")]
     Solvers,
     /// List the devices that can be planned for without having them
     Devices(devices::Args),
