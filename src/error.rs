@@ -2,6 +2,7 @@
 //!
 //! Every message names what was wrong, where, and what to do about it.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
 use crate::check::Violation;
@@ -36,7 +37,7 @@ pub enum Error {
     Format {
         /// The file, or what stands for one.
         file: String,
-        /// `plimsoll.problem` or `plimsoll.plan`.
+        /// `plimsoll.problem`, `plimsoll.plan`, `plimsoll.profile` or `plimsoll.device`.
         expected: &'static str,
         /// Where reading failed and why.
         why: String,
@@ -46,12 +47,20 @@ pub enum Error {
     NewerVersion {
         /// The file, or what stands for one.
         file: String,
-        /// `plimsoll.problem` or `plimsoll.plan`.
+        /// `plimsoll.problem`, `plimsoll.plan`, `plimsoll.profile` or `plimsoll.device`.
         format: &'static str,
         /// The version found.
         found: u64,
         /// The newest version understood.
         supported: u64,
+    },
+    /// A file that holds more text than is read or written, compressed or not.
+    #[error("{file} is too large: more than {limit} bytes ({} MiB) of text, the most a file may hold", limit >> 20)]
+    TooLarge {
+        /// The file, or what stands for one.
+        file: String,
+        /// The most bytes of text there may be.
+        limit: u64,
     },
     /// A file that could not be read or written.
     #[error("cannot {action} {}: {source}", path.display())]
@@ -181,4 +190,104 @@ fn infeasible_message(budget: Bytes, minimum: Option<Bytes>, proved: bool, why: 
         None => "no budget was found to suffice".to_owned(),
     };
     format!("{fits} the budget of {} bytes ({budget}): {why}; {found}", budget.0)
+}
+
+/// The beginning of a text out of a file, which may be of any length, for messages.
+pub(crate) fn shortened(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(80) {
+        None => text.into(),
+        Some((end, _)) => format!("{}...", &text[..end]).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use super::*;
+    use crate::check::Rule;
+
+    /// One of each kind. A new kind does not compile until it stands here too.
+    fn each() -> Vec<Error> {
+        let file = || "gpt.problem.json".to_owned();
+        let why = || "a reason".to_owned();
+        let source = || std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        let violation = Violation { step: 3, rule: Rule::NoSuchValue { index: 9, count: 5 } };
+        let infeasible = |minimum, proved| Error::Infeasible {
+            budget: Bytes(5000),
+            minimum,
+            proved,
+            blockers: vec![],
+            why: "op1 (Tanh) needs 9216 bytes by itself".into(),
+        };
+        let all = vec![
+            Error::InvalidBudget { text: "much".into(), why: why() },
+            Error::InvalidProblem { at: "v7 (t81)".into(), why: why() },
+            Error::Format { file: file(), expected: "plimsoll.problem", why: why() },
+            Error::NewerVersion { file: file(), format: "plimsoll.problem", found: 7, supported: 1 },
+            Error::TooLarge { file: file(), limit: 256 << 20 },
+            Error::Io { action: "read", path: "gpt.problem.json".into(), source: source() },
+            Error::PlanForAnotherGraph { plan: "01".into(), graph: "23".into() },
+            Error::IllegalPlan(violation),
+            infeasible(Some(Bytes(10_244)), true),
+            infeasible(None, false),
+            Error::UnknownSolver { name: "oracle".into(), known: "auto, evict".into() },
+            Error::Unsupported { solver: "exact", why: why() },
+            Error::Trace { why: why(), help: "do something else".into() },
+            Error::InvalidInput { why: why() },
+            Error::Execution { at: "op12 (Float.Matmul)".into(), why: why() },
+            Error::InvalidSetting { name: "--seed".into(), why: why() },
+        ];
+        for error in &all {
+            match error {
+                Error::InvalidBudget { .. }
+                | Error::InvalidProblem { .. }
+                | Error::Format { .. }
+                | Error::NewerVersion { .. }
+                | Error::TooLarge { .. }
+                | Error::Io { .. }
+                | Error::PlanForAnotherGraph { .. }
+                | Error::IllegalPlan(_)
+                | Error::Infeasible { .. }
+                | Error::UnknownSolver { .. }
+                | Error::Unsupported { .. }
+                | Error::Trace { .. }
+                | Error::InvalidInput { .. }
+                | Error::Execution { .. }
+                | Error::InvalidSetting { .. } => {}
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn every_error_says_what_where_and_what_to_do() {
+        let mut text = String::new();
+        each().iter().for_each(|error| writeln!(text, "{error}").unwrap());
+        insta::assert_snapshot!(text, @r"
+        invalid budget `much`: a reason
+        invalid problem: v7 (t81): a reason
+        gpt.problem.json is not a plimsoll.problem file: a reason
+        gpt.problem.json has version 7 of plimsoll.problem; this program reads up to 1: upgrade plimsoll
+        gpt.problem.json is too large: more than 268435456 bytes (256 MiB) of text, the most a file may hold
+        cannot read gpt.problem.json: permission denied
+        the plan was made for graph 01, but this graph is 23: plan it anew
+        illegal plan: step 3: there is no value 9: the graph has 5
+        no plan fits the budget of 5000 bytes (4.88 KiB): op1 (Tanh) needs 9216 bytes by itself; the smallest budget a plan was found for is 10244 (10.00 KiB)
+        no plan was found for the budget of 5000 bytes (4.88 KiB): op1 (Tanh) needs 9216 bytes by itself; no budget was found to suffice
+        no solver is called `oracle`; there are: auto, evict
+        solver exact cannot take this problem: a reason
+        cannot trace the step: a reason
+          help: do something else
+        invalid input: a reason
+        the step failed at op12 (Float.Matmul): a reason
+        invalid setting --seed: a reason
+        ");
+    }
+
+    #[test]
+    fn texts_of_any_length_are_shortened_between_characters() {
+        assert_eq!(shortened(&"é".repeat(80)), "é".repeat(80));
+        assert_eq!(shortened(&"é".repeat(81)), format!("{}...", "é".repeat(80)));
+    }
 }

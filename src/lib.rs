@@ -37,6 +37,7 @@ mod units;
 mod wrap;
 
 pub use error::{Blocker, Error, Result};
+pub use files::{MAX_ENTRIES, MAX_FILE_BYTES};
 #[cfg(feature = "flex")]
 pub use graph::trace::{StepOutput, TensorMapper, Tensors};
 pub use units::{Budget, Bytes, Nanos};

@@ -1,54 +1,22 @@
 //! The command line as its users see it: output, files, exit codes.
 
 use std::io::Write as _;
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::Stdio;
 
-use assert_cmd::cargo::CommandCargoExt as _;
 use plimsoll::cost::Problem;
 use plimsoll::plan::Plan;
 use serde_json::{Value, json};
 
-const TINY: &str = "tests/data/tiny.problem.json";
-const YARD: &str = "tests/data/yard.problem.json";
+#[path = "command/mod.rs"]
+mod command;
+#[path = "cli/snapshots.rs"]
+mod snapshots;
 
-fn plimsoll(args: &[&str]) -> Command {
-    let mut command = Command::cargo_bin("plimsoll").unwrap();
-    command.args(args);
-    command
-}
+use command::{TINY, YARD, by_hand, fail, plimsoll, run, succeed, text, write};
 
-fn run(args: &[&str]) -> Output {
-    plimsoll(args).output().unwrap()
-}
-
-/// Standard output of a run that must succeed and say nothing on standard error.
-fn succeed(args: &[&str]) -> String {
-    let output = run(args);
-    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""), "{args:?}");
-    text(&output.stdout)
-}
-
-/// Standard error of a run that must fail with exit code 1 and print nothing on standard output.
-fn fail(args: &[&str]) -> String {
-    let output = run(args);
-    assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(1), ""), "{args:?}");
-    let message = text(&output.stderr);
-    assert!(!message.contains("panicked"), "{message}");
-    message
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
-}
-
-/// What depends on the machine's speed, out of sight.
-fn masked(text: &str) -> String {
-    let lines = text.lines().map(|line| match line.strip_prefix("solver") {
-        Some(_) => format!("{} [seconds] s", line.rsplitn(3, ' ').last().unwrap()),
-        None => line.to_owned(),
-    });
-    lines.collect::<Vec<_>>().join("\n")
+/// A line whose last column, the seconds, is cut off.
+fn without_seconds(line: &str) -> &str {
+    line.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.').trim_end()
 }
 
 /// The one object a `--json` run prints, with `solve_seconds` checked and removed.
@@ -60,34 +28,12 @@ fn object(output: &str) -> Value {
     value
 }
 
-/// A plan made by hand, so that what is shown does not depend on a solver. The numbers are those of
-/// [`by_hand`].
-fn by_hand(dir: &Path) -> String {
-    let problem = plimsoll::cost::Problem::load(TINY).unwrap();
-    let plan = json!({
-        "format": "plimsoll.plan", "version": 1, "problem": problem.graph.fingerprint().to_string(),
-        "budget": 11000, "solver": "by hand",
-        "steps": [{"compute": 0}, {"compute": 1}, {"drop": 2}, {"compute": 2}, {"compute": 3},
-            {"compute": 4, "inplace": [[0, 0]]}, {"compute": 5, "inplace": [[0, 0]]}, {"drop": 3}, {"compute": 0},
-            {"compute": 6, "inplace": [[0, 0]]}, {"drop": 2}, {"compute": 7}, {"drop": 8}],
-        "predicted": {"peak": 10244, "time": 177000, "baseline_peak": 14340, "baseline_time": 127000,
-            "overhead": 0.3937007874015748, "lower_bound": 0.25, "status": "feasible"}
-    });
-    write(dir, "by-hand.plan.json", &plan)
-}
-
-fn write(dir: &Path, name: &str, value: &Value) -> String {
-    let path = dir.join(name);
-    std::fs::write(&path, value.to_string()).unwrap();
-    path.to_str().unwrap().to_owned()
-}
-
 #[test]
 fn plan_prints_a_table_and_saves_a_plan_that_checks() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out.plan.json");
     let out = out.to_str().unwrap();
-    insta::assert_snapshot!(masked(&succeed(&["plan", TINY, "--budget", "100%", "-o", out])), @r"
+    insta::assert_snapshot!(snapshots::solver_seconds(&succeed(&["plan", TINY, "--budget", "100%", "-o", out])), @r"
 problem   tiny, 8 ops
 solver    auto, [seconds] s
 status    optimal: no plan within the budget is faster
@@ -227,10 +173,8 @@ fn lines(output: &str) -> Vec<Value> {
 fn sweep_prints_the_curve() {
     let args = ["sweep", TINY, "--points", "4", "--from", "9000", "--time-limit", "1"];
     let table = succeed(&args);
-    // Seconds stand last.
-    let unclocked = |line: &str| line.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.').trim_end().to_owned();
     let (head, curve) = table.split_once("\n\n").unwrap();
-    let curve: Vec<String> = curve.lines().map(unclocked).collect();
+    let curve: Vec<&str> = curve.lines().map(without_seconds).collect();
     insta::assert_snapshot!(format!("{head}\n\n{}", curve.join("\n")), @r"
 problem   tiny, 8 ops
 baseline  14.00 KiB (14340 bytes), 127.0 us with everything kept
@@ -404,6 +348,97 @@ fn a_model_is_traced_for_a_device_by_name_or_by_file() {
     assert!(refused(TINY, &[]).contains("is not a plimsoll.device file"));
 }
 
+/// Costs measured in one place serve in another: the same problem to the byte, and nothing is run.
+#[test]
+fn measured_costs_are_saved_and_used_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    fn trace<'a>(more: &[&'a str]) -> Vec<&'a str> {
+        [&["trace", "shared", "--set", "batch=8", "--set", "layers=2", "--set", "width=8"], more].concat()
+    }
+    let (profile, packed) = (at("cpu.profile.json"), at("cpu.profile.json.zst"));
+    let (first, second, third) = (at("first.json"), at("second.problem.json.zst"), at("third.json"));
+    succeed(&trace(&["--save-profile", &profile, "-o", &first]));
+    std::fs::write(&packed, zstd::encode_all(std::fs::File::open(&profile).unwrap(), 3).unwrap()).unwrap();
+    succeed(&trace(&["--profile", &profile, "-o", &second]));
+    succeed(&trace(&["--profile", &packed, "-o", &third]));
+    let measured = Problem::load(&first).unwrap();
+    assert!(measured.device.name.starts_with("flex") && measured.costs.time.values().any(|t| t.get() > 0));
+    assert_eq!(Problem::load(&second).unwrap(), measured);
+    assert_eq!(std::fs::read(&first).unwrap(), std::fs::read(&third).unwrap());
+    // Costs are those of the file.
+    let mut other: Value = serde_json::from_str(&std::fs::read_to_string(&profile).unwrap()).unwrap();
+    other["device"] = json!("another machine");
+    let entries = other["entries"].as_object_mut().unwrap();
+    entries.values_mut().for_each(|cost| cost["time"] = json!(7));
+    let elsewhere = write(dir.path(), "elsewhere.json", &other);
+    succeed(&trace(&["--profile", &elsewhere, "-o", &first]));
+    let elsewhere = Problem::load(&first).unwrap();
+    assert_eq!(elsewhere.device.name, "another machine");
+    assert!(elsewhere.costs.time.values().all(|t| [0, 7].contains(&t.get())));
+    assert_eq!(elsewhere.graph.fingerprint(), measured.graph.fingerprint());
+
+    // What is not in it is not made up, and what cannot be is told.
+    let refused = |profile: &str| fail(&trace(&["--profile", profile, "-o", "-"]));
+    let names: Vec<String> = other["entries"].as_object().unwrap().keys().cloned().collect();
+    let changed = |change: &dyn Fn(&mut Value)| {
+        let mut changed = other.clone();
+        names.iter().for_each(|name| change(&mut changed["entries"][name]));
+        refused(&write(dir.path(), "changed.json", &changed))
+    };
+    for (message, want) in [
+        (changed(&|cost| cost["views"] = json!([99])), ": there is no such input as an output is a view of; measure"),
+        (changed(&|cost| cost["inplace"] = json!([[0, 9]])), ": an in-place pair is out of range; measure it anew"),
+        (changed(&|cost| cost["sizes"] = json!([])), ": it has another number of outputs; measure it anew"),
+        (changed(&|cost| cost["sizes"] = json!([u64::MAX])), ": an output has more than 2^62 bytes; measure it anew"),
+        (changed(&|cost| cost["time"] = json!(u64::MAX)), "the times up to this op add up to more than 2^62 ns"),
+    ] {
+        assert!(message.contains(want), "{want}: {message}");
+    }
+    other["entries"].as_object_mut().unwrap().remove(&names[0]);
+    let message = refused(&write(dir.path(), "less.json", &other));
+    assert!(message.starts_with("error: invalid input: the profile of another machine lacks op"), "{message}");
+    assert!(message.trim_end().ends_with("it is of another step; measure this one there"), "{message}");
+}
+
+/// Wherever a file is named or piped in, it may be compressed.
+#[test]
+fn commands_take_compressed_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let pack = |from: &str, name: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, zstd::encode_all(std::fs::File::open(from).unwrap(), 3).unwrap()).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let plan = by_hand(dir.path());
+    let (problem, packed) = (pack(TINY, "tiny.problem.json.zst"), pack(&plan, "tight.plan.json.zst"));
+    assert_eq!(succeed(&["check", &problem, &packed]), succeed(&["check", TINY, &plan]));
+    assert_eq!(succeed(&["show", &packed, &problem]), succeed(&["show", &plan, TINY]));
+    assert!(succeed(&["diff", &problem, &packed, &plan]).contains("Both keep, recompute and offload the same values"));
+    let piped = plimsoll(&["check", "-", &packed]).stdin(std::fs::File::open(&problem).unwrap()).output().unwrap();
+    assert!(piped.status.success(), "{}", text(&piped.stderr));
+    let out = dir.path().join("out.plan.json.zst");
+    let out = out.to_str().unwrap();
+    succeed(&["plan", &problem, "-b", "100%", "-o", out]);
+    assert!(std::fs::read(out).unwrap().starts_with(&[0x28, 0xb5, 0x2f, 0xfd]));
+    assert!(succeed(&["check", &problem, out]).starts_with("ok"));
+    let device = write(
+        dir.path(),
+        "mine.json",
+        &json!({"format": "plimsoll.device", "version": 1, "name": "mine", "memory": 1000, "flops_per_s": 1e9, "bytes_per_s": 1e9}),
+    );
+    let device = pack(&device, "mine.json.zst");
+    let traced = dir.path().join("traced.problem.json.zst");
+    succeed(&["trace", "frozen", "--device", &device, "-o", traced.to_str().unwrap()]);
+    assert_eq!(Problem::load(&traced).unwrap().device.name, "mine");
+    let page = dir.path().join("page.svg");
+    let table = succeed(&["report", &problem, &packed, "--svg", page.to_str().unwrap()]);
+    assert!(table.contains("tight.plan.json.zst"), "{table}");
+    // Nor is a plan called by how it is packed.
+    let page = std::fs::read_to_string(&page).unwrap();
+    assert!(page.contains("tight") && !page.contains("tight.plan"), "{page}");
+}
+
 #[test]
 fn estimate_says_yes_or_no_first() {
     let first = |output: &str| output.lines().next().unwrap().to_owned();
@@ -529,63 +564,6 @@ fn estimate_refuses_what_is_neither_a_model_nor_a_problem() {
     assert!(fail(&["estimate", TINY, "--set", "a=1"]).contains("is no model of the zoo, and only those have settings"));
     assert!(fail(&["estimate", TINY, "--budget", "much"]).contains("invalid budget `much`"));
     assert!(fail(&["estimate", TINY, "--solver", "x"]).contains("no solver is called `x`"));
-}
-
-#[test]
-fn errors_have_exit_code_1_and_a_message() {
-    let dir = tempfile::tempdir().unwrap();
-    let plan = by_hand(dir.path());
-    let missing = dir.path().join("missing.json");
-    let (folder, missing) = (dir.path().to_str().unwrap(), missing.to_str().unwrap());
-    let cases: Vec<(Vec<&str>, &str)> = vec![
-        (vec![], "Usage:"),
-        (vec!["frob"], "unrecognized subcommand 'frob'"),
-        (vec!["plan", TINY], "--budget"),
-        (vec!["plan", "--budget", "1GiB"], "PROBLEM"),
-        (vec!["plan", TINY, "--budget", "much"], "invalid budget `much`"),
-        (vec!["plan", TINY, "--budget", "-5%"], "invalid budget `-5%`: a budget must be more than zero"),
-        (vec!["plan", TINY, "--budget", "0"], "a budget must be more than zero"),
-        (vec!["plan", TINY, "--budget", "0.000001%"], "less than one byte"),
-        (vec!["plan", TINY, "-b", "1", "--solver", "oracle"], "no solver is called `oracle`; there are: auto"),
-        (vec!["plan", TINY, "-b", "1", "--time-limit", "-1"], "invalid setting --time-limit"),
-        (vec!["plan", TINY, "-b", "1", "--time-limit", "nan"], "invalid setting --time-limit"),
-        (vec!["plan", TINY, "-b", "1", "--time-limit", "soon"], "--time-limit"),
-        (vec!["plan", TINY, "-b", "1", "--seed", "-1"], "--seed"),
-        (vec!["plan", missing, "-b", "1"], "cannot read"),
-        (vec!["plan", folder, "-b", "1"], "cannot read"),
-        (vec!["plan", &plan, "-b", "1"], "is not a plimsoll.problem file"),
-        (vec!["plan", TINY, "-b", "100%", "-o", folder], "cannot write"),
-        (vec!["plan", TINY, "-b", "100%", "-o", "/no/such/folder/plan.json"], "cannot write"),
-        (vec!["sweep"], "PROBLEM"),
-        (vec!["sweep", TINY, "--points", "1"], "--points"),
-        (vec!["sweep", TINY, "--json", "--csv"], "cannot be used with"),
-        (vec!["sweep", TINY, "--solver", "oracle"], "no solver is called `oracle`"),
-        (vec!["sweep", TINY, "--from", "much"], "invalid budget `much`"),
-        (vec!["sweep", TINY, "--from", "90%", "--to", "80%"], "is more than --to"),
-        (vec!["sweep", TINY, "--to", "unlimited"], "a sweep needs an end"),
-        (vec!["sweep", TINY, "--to", "5000"], "the smallest budget with a plan is 10.00 KiB"),
-        (vec!["sweep", TINY, "--points", "2", "-o", folder], "cannot write"),
-        (vec!["check", TINY], "PLAN"),
-        (vec!["check", &plan, TINY], "is not a plimsoll.problem file"),
-        (vec!["check", YARD, &plan], "the plan was made for graph"),
-        (vec!["check", "-", "-"], "cannot both come from standard input"),
-        (vec!["show", TINY, &plan], "is not a plimsoll."),
-        (vec!["show", &plan, TINY, "--width", "0"], "--width"),
-        (vec!["show", &plan, TINY, "--width", "99999999999"], "--width"),
-        (vec!["trace"], "MODEL"),
-        (vec!["trace", "gpt"], "--out"),
-        (vec!["trace", "nonesuch", "-o", missing], "no model is called `nonesuch`"),
-        (vec!["trace", "gpt", "--set", "layers", "-o", missing], "write it as key=value"),
-        (vec!["trace", "gpt", "--set", "=3", "-o", missing], "write it as key=value"),
-        (vec!["trace", "gpt", "--roofline", "312e12", "-o", missing], "write it like 312e12,2e12"),
-        (vec!["trace", "gpt", "--roofline", "fast,2e12", "-o", missing], "`fast` is not a number"),
-        (vec!["trace", "gpt", "--roofline", "0,2e12", "-o", missing], "FLOPS must be a positive number"),
-        (vec!["trace", "gpt", "--roofline", "1,-2e12", "-o", missing], "BYTES_PER_S must be a positive number"),
-    ];
-    for (args, want) in cases {
-        let message = fail(&args);
-        assert!(message.contains(want), "{args:?}: {message}");
-    }
 }
 
 #[test]

@@ -4,9 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use assert_cmd::cargo::CommandCargoExt as _;
 use plimsoll::stats::{Draw, Interval, Verdict, median, median_interval, smaller, verdict};
 use serde_json::{Value, json};
+
+#[path = "command/mod.rs"]
+mod command;
+
+use command::{TINY, failed, succeeded, text};
 
 const THRESHOLD: f64 = 0.75;
 
@@ -177,18 +181,13 @@ fn orders_are_drawn_and_can_be_drawn_again() {
 
 // --- the command line
 
-const TINY: &str = "tests/data/tiny.problem.json";
 const MODEL: [&str; 7] = ["shared", "--set", "batch=256", "--set", "layers=4", "--set", "width=16"];
 
 /// Each test has its own cache of measured costs.
 fn plimsoll(dir: &Path, args: &[&str]) -> Command {
-    let mut command = Command::cargo_bin("plimsoll").unwrap();
-    command.args(args).env("XDG_CACHE_HOME", dir.join("cache"));
+    let mut command = command::plimsoll(args);
+    command.env("XDG_CACHE_HOME", dir.join("cache"));
     command
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
 }
 
 fn run(dir: &Path, args: &[&str], code: i32) -> Output {
@@ -201,13 +200,11 @@ fn run(dir: &Path, args: &[&str], code: i32) -> Output {
 }
 
 fn succeed(dir: &Path, args: &[&str]) -> String {
-    text(&run(dir, args, 0).stdout)
+    succeeded(&mut plimsoll(dir, args))
 }
 
 fn fail(dir: &Path, args: &[&str]) -> String {
-    let output = run(dir, args, 1);
-    assert_eq!(text(&output.stdout), "", "{args:?}");
-    text(&output.stderr)
+    failed(&mut plimsoll(dir, args))
 }
 
 fn path(path: &Path) -> &str {
@@ -384,10 +381,13 @@ fn comparisons_that_cannot_be_made() {
         ([&["shared", "--out", "/no/such/folder/raw"], two].concat(), "cannot write"),
         ([&["shared", "--markdown", "/no/such/folder/md"], two].concat(), "cannot write"),
     ];
+    let mut said = String::new();
     for (args, want) in cases {
         let message = fail(dir, &[&["compare"], &args[..]].concat());
+        said += &format!("compare {}\n{message}\n", args.join(" "));
         assert!(message.contains(want), "{args:?}: {message}");
     }
+    insta::assert_snapshot!("compare_errors", said);
     // A variant without a plan is what it is for `plan`.
     let output = run(dir, &strs(&compare(&["plain", "1%"], &["--runs", "1"])), 2);
     assert!(text(&output.stderr).starts_with("1%: no plan fits the budget"), "{}", text(&output.stderr));
@@ -673,13 +673,16 @@ fn experiments_that_cannot_be_run_say_where() {
         (format!("{measure}device = \"abacus\""), "line 4: invalid setting device: no device is called `abacus`"),
         (format!("{measure}steps = 0"), "line 4: invalid input: at least one step"),
     ];
+    let mut said = String::new();
     for (declaration, want) in cases {
         lab.declare(&declaration);
         let message = lab.fail();
+        said += &format!("{}\n", message.replace(path(lab.dir.path()), "[dir]"));
         assert!(message.contains("grid.toml is not a plimsoll experiment file: "), "{message}");
         assert!(message.contains(want), "{want}:\n{message}");
         assert!(!lab.at("results").exists(), "nothing is left behind");
     }
+    insta::assert_snapshot!("experiment_errors", said);
     let dir = lab.dir.path();
     assert!(fail(dir, &["experiment", "none.toml"]).contains("cannot read none.toml"));
     lab.declare(measure);

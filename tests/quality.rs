@@ -90,8 +90,8 @@ fn table() {
             let options = Options {
                 node_limit: std::env::var("PLIMSOLL_NODES").ok().and_then(|n| n.parse().ok()),
                 inplace: std::env::var("PLIMSOLL_NO_INPLACE").is_err(),
-                time_limit: Duration::from_secs(
-                    std::env::var("PLIMSOLL_SECONDS").ok().and_then(|n| n.parse().ok()).unwrap_or(10),
+                time_limit: Duration::from_secs_f64(
+                    std::env::var("PLIMSOLL_SECONDS").ok().and_then(|n| n.parse().ok()).unwrap_or(10.0),
                 ),
                 moves: match std::env::var("PLIMSOLL_WITHOUT") {
                     Ok(name) => solver::Move::ALL

@@ -1,9 +1,7 @@
 //! `plimsoll report` and `plimsoll diff` as their users see them: pages, pictures, traces, tables.
 
 use std::path::PathBuf;
-use std::process::{Command, Output};
 
-use assert_cmd::cargo::CommandCargoExt as _;
 use plimsoll::Bytes;
 use plimsoll::cost::Problem;
 use plimsoll::entity::OpId;
@@ -13,36 +11,14 @@ use serde_json::{Value, json};
 
 #[path = "report/browser.rs"]
 mod browser;
+#[path = "command/mod.rs"]
+mod command;
 #[path = "report/pages.rs"]
 mod pages;
 
-const TINY: &str = "tests/data/tiny.problem.json";
-const YARD: &str = "tests/data/yard.problem.json";
 const GPT: &str = "tests/data/gpt-4x256-b8.problem.json";
 
-fn run(args: &[&str]) -> Output {
-    Command::cargo_bin("plimsoll").unwrap().args(args).output().unwrap()
-}
-
-/// Standard output of a run that must succeed and say nothing on standard error.
-fn succeed(args: &[&str]) -> String {
-    let output = run(args);
-    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""), "{args:?}");
-    text(&output.stdout)
-}
-
-/// Standard error of a run that must fail with exit code 1 and print nothing on standard output.
-fn fail(args: &[&str]) -> String {
-    let output = run(args);
-    assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(1), ""), "{args:?}");
-    let message = text(&output.stderr);
-    assert!(!message.contains("panicked"), "{message}");
-    message
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
-}
+use command::{TINY, YARD, fail, plimsoll, succeed, succeeded, tight_steps};
 
 /// A folder for one test, and names in it.
 struct Folder(tempfile::TempDir);
@@ -72,10 +48,7 @@ impl Folder {
     /// What a command prints that runs in the folder, on the tiny problem and files named in short.
     fn succeed(&self, command: &str, args: &[&str]) -> String {
         let tiny = std::fs::canonicalize(TINY).unwrap();
-        let mut process = Command::cargo_bin("plimsoll").unwrap();
-        let output = process.current_dir(self.0.path()).arg(command).arg(tiny).args(args).output().unwrap();
-        assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""), "{args:?}");
-        text(&output.stdout)
+        succeeded(plimsoll(&[command]).current_dir(self.0.path()).arg(tiny).args(args))
     }
 
     /// Save a plan of these steps, with what they really cost and a budget of their peak.
@@ -98,10 +71,7 @@ impl Folder {
 
     /// A plan of the tiny problem that runs op0 again.
     fn tight(&self) -> String {
-        let steps = json!([{"compute": 0}, {"compute": 1}, {"drop": 2}, {"compute": 2}, {"compute": 3},
-            {"compute": 4, "inplace": [[0, 0]]}, {"compute": 5, "inplace": [[0, 0]]}, {"drop": 3}, {"compute": 0},
-            {"compute": 6, "inplace": [[0, 0]]}, {"drop": 2}, {"compute": 7}, {"drop": 8}]);
-        self.plan("tight.plan.json", &Problem::load(TINY).unwrap(), serde_json::from_value(steps).unwrap())
+        self.plan("tight.plan.json", &Problem::load(TINY).unwrap(), serde_json::from_value(tight_steps()).unwrap())
     }
 
     /// A plan of the tiny problem that keeps everything.
@@ -536,13 +506,16 @@ fn errors_name_the_file_and_write_nothing() {
         (vec!["diff", TINY, &tight, "-", "--values", "many"], vec!["--values"]),
         (vec!["diff", "-", "-", &tight], vec!["only one file can come from standard input"]),
     ];
+    let mut said = String::new();
     for (args, parts) in cases {
         let message = fail(&args);
+        said += &format!("{}\n{message}\n", args.join(" ")).replace(here.trim_end_matches('/'), "[dir]");
         for part in parts {
             assert!(message.contains(part), "{args:?}: {part} is not in {message}");
         }
         assert!(!folder.path("out.html").exists(), "{args:?}");
     }
+    insta::assert_snapshot!("errors", said);
     for command in ["report", "diff"] {
         let help = succeed(&[command, "--help"]);
         assert!(

@@ -19,11 +19,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{Device, Roofline};
 use crate::error::{Error, Result};
-use crate::files;
+use crate::files::{self, Format};
 use crate::units::{Bytes, Nanos};
 
-const FORMAT: &str = "plimsoll.device";
-const VERSION: u64 = 1;
+const FORMAT: Format = Format { name: "plimsoll.device", version: 1 };
 
 const GB: u64 = 1_000_000_000;
 
@@ -60,6 +59,22 @@ struct File {
     h2d_bytes_per_s: u64,
     #[serde(default)]
     host_memory: u64,
+}
+
+impl File {
+    fn spec(self) -> Result<DeviceSpec> {
+        let roofline = Roofline::new(self.flops_per_s, self.bytes_per_s)?;
+        Ok(DeviceSpec {
+            device: Device {
+                name: self.name,
+                memory: Bytes(self.memory),
+                host_memory: Bytes(self.host_memory),
+                d2h_bytes_per_s: self.d2h_bytes_per_s,
+                h2d_bytes_per_s: self.h2d_bytes_per_s,
+            },
+            roofline: roofline.with_launch(self.launch.map_or(roofline.launch(), Nanos)),
+        })
+    }
 }
 
 /// Name, memory in bytes, flops a second, bytes a second, bytes a second of the link to the host, launch in ns.
@@ -110,14 +125,13 @@ impl DeviceSpec {
         Err(Error::InvalidSetting { name: "device".into(), why })
     }
 
-    /// Read a device file.
+    /// Read a device file, compressed with Zstandard or not.
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::Format`], [`Error::NewerVersion`], and [`Error::InvalidSetting`] when
-    /// a rate is not a positive number.
+    /// [`Error::Io`], [`Error::TooLarge`], [`Error::Format`], [`Error::NewerVersion`], and
+    /// [`Error::InvalidSetting`] when a rate is not a positive number.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        Self::from_json(&files::read(path)?, &path.display().to_string())
+        FORMAT.load::<File>(path.as_ref())?.spec()
     }
 
     /// Read a device from JSON text; `file` names it in errors.
@@ -125,27 +139,27 @@ impl DeviceSpec {
     /// # Errors
     /// Those of [`load`](Self::load).
     pub fn from_json(text: &str, file: &str) -> Result<Self> {
-        files::check_header(text, file, FORMAT, VERSION)?;
-        let raw: File = files::parse(text, file, FORMAT)?;
-        let roofline = Roofline::new(raw.flops_per_s, raw.bytes_per_s)?;
-        Ok(Self {
-            device: Device {
-                name: raw.name,
-                memory: Bytes(raw.memory),
-                host_memory: Bytes(raw.host_memory),
-                d2h_bytes_per_s: raw.d2h_bytes_per_s,
-                h2d_bytes_per_s: raw.h2d_bytes_per_s,
-            },
-            roofline: roofline.with_launch(raw.launch.map_or(roofline.launch(), Nanos)),
-        })
+        FORMAT.text::<File>(text, file)?.spec()
     }
 
     /// The device as a file describes it.
     pub fn to_json(&self) -> String {
+        serde_json::to_string(&self.file()).expect("a device is plain data")
+    }
+
+    /// Write a device file, whole or not at all; compressed where its name ends in `.zst`.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        files::write(path.as_ref(), &self.file())
+    }
+
+    fn file(&self) -> File {
         let device = &self.device;
-        let raw = File {
-            format: FORMAT.to_owned(),
-            version: VERSION,
+        File {
+            format: FORMAT.name.to_owned(),
+            version: FORMAT.version,
             name: device.name.clone(),
             memory: device.memory.get(),
             flops_per_s: self.roofline.flops_per_s(),
@@ -154,8 +168,7 @@ impl DeviceSpec {
             d2h_bytes_per_s: device.d2h_bytes_per_s,
             h2d_bytes_per_s: device.h2d_bytes_per_s,
             host_memory: device.host_memory.get(),
-        };
-        serde_json::to_string(&raw).expect("a device is plain data")
+        }
     }
 }
 

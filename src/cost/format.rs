@@ -1,37 +1,52 @@
-//! Reading and writing `*.problem.json`.
+//! Reading and writing `*.problem.json` and `*.problem.json.zst`.
 //!
 //! Version 1 is the only one. A reader refuses what is newer and says so; fields it does not know
 //! are refused too, so that a misspelt one is never silently ignored.
 
+use std::io::Read;
 use std::path::Path;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::cost::{Costs, Device, Problem};
 use crate::entity::{Entity, OpId, ValueId};
 use crate::error::Result;
-use crate::files;
+use crate::files::{self, Format};
 use crate::graph::{Graph, GraphBuilder, NewValue, Op, Phase, Replay, Role};
 use crate::units::{Bytes, Nanos};
 
-const FORMAT: &str = "plimsoll.problem";
-const VERSION: u64 = 1;
+const FORMAT: Format = Format { name: "plimsoll.problem", version: 1 };
 
-#[derive(Serialize, Deserialize)]
+/// An id as a file gives it. Out-of-range ids are clamped to an id that is out of range too, and
+/// reported by the builder.
+struct Id(ValueId);
+
+impl<'de> Deserialize<'de> for Id {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let index = u64::deserialize(deserializer)?;
+        Ok(Self(ValueId::from_index(usize::try_from(index).unwrap_or(usize::MAX).min(u32::MAX as usize))))
+    }
+}
+
+fn ids(ids: Vec<Id>) -> Vec<ValueId> {
+    ids.into_iter().map(|Id(v)| v).collect()
+}
+
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FileValue {
     #[serde(default)]
     name: String,
     bytes: u64,
     #[serde(default)]
-    alias_of: Option<u64>,
+    alias_of: Option<Id>,
     #[serde(default)]
     dims: Vec<u64>,
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(default)]
     role: Role,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FileOp {
     kind: String,
@@ -40,46 +55,145 @@ struct FileOp {
     time: u64,
     #[serde(default)]
     workspace: u64,
-    inputs: Vec<u64>,
-    outputs: Vec<u64>,
+    inputs: Vec<Id>,
+    outputs: Vec<Id>,
     #[serde(default)]
     inplace: Option<Vec<(u64, u64)>>,
     #[serde(default)]
     replay: Option<Replay>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FileProblem {
-    format: String,
-    version: u64,
+    #[serde(rename = "format")]
+    _format: String,
+    #[serde(rename = "version")]
+    _version: u64,
     #[serde(default)]
     name: String,
     #[serde(deserialize_with = "values")]
-    values: Vec<FileValue>,
+    values: Vec<NewValue>,
     #[serde(deserialize_with = "ops")]
-    ops: Vec<FileOp>,
-    resident: Vec<u64>,
-    outputs: Vec<u64>,
+    ops: Vec<(Op, Nanos, Bytes)>,
+    resident: Vec<Id>,
+    outputs: Vec<Id>,
     #[serde(default)]
     device: Option<Device>,
 }
 
-fn values<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<FileValue>, D::Error> {
-    files::entries(deserializer, |i| ValueId::from_index(i).to_string())
+fn values<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<NewValue>, D::Error> {
+    let make = |value: FileValue| NewValue {
+        name: value.name,
+        bytes: Bytes(value.bytes),
+        dims: value.dims,
+        alias_of: value.alias_of.map(|Id(v)| v),
+        role: value.role,
+    };
+    files::entries(deserializer, |i| ValueId::from_index(i).to_string(), make)
 }
 
-fn ops<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<FileOp>, D::Error> {
-    files::entries(deserializer, |i| OpId::from_index(i).to_string())
+fn ops<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(Op, Nanos, Bytes)>, D::Error> {
+    fn clamp((a, b): (u64, u64)) -> (usize, usize) {
+        (usize::try_from(a).unwrap_or(usize::MAX), usize::try_from(b).unwrap_or(usize::MAX))
+    }
+    let make = |op: FileOp| {
+        let pairs = op.inplace.unwrap_or_default().into_iter();
+        let made = Op {
+            kind: op.kind,
+            phase: op.phase,
+            inputs: ids(op.inputs),
+            outputs: ids(op.outputs),
+            inplace: pairs.map(clamp).collect(),
+            replay: op.replay.unwrap_or_default(),
+        };
+        (made, Nanos(op.time), Bytes(op.workspace))
+    };
+    files::entries(deserializer, |i| OpId::from_index(i).to_string(), make)
+}
+
+impl TryFrom<FileProblem> for Problem {
+    type Error = crate::error::Error;
+
+    fn try_from(file: FileProblem) -> Result<Self> {
+        let mut costs = Costs { time: Default::default(), workspace: Default::default() };
+        let costed = |(op, time, workspace)| {
+            costs.time.push(time);
+            costs.workspace.push(workspace);
+            op
+        };
+        let ops = file.ops.into_iter().map(costed).collect();
+        let builder = GraphBuilder::of(file.values, ops, ids(file.resident), ids(file.outputs));
+        Problem::new(file.name, builder.finish()?, costs, file.device.unwrap_or_default())
+    }
+}
+
+#[derive(Serialize)]
+struct ValueOut<'a> {
+    name: &'a str,
+    bytes: Bytes,
+    alias_of: Option<ValueId>,
+    dims: &'a [u64],
+    #[serde(skip_serializing_if = "is_default")]
+    role: Role,
+}
+
+#[derive(Serialize)]
+struct OpOut<'a> {
+    kind: &'a str,
+    phase: Phase,
+    time: Nanos,
+    workspace: Bytes,
+    inputs: &'a [ValueId],
+    outputs: &'a [ValueId],
+    inplace: &'a [(usize, usize)],
+    replay: Replay,
+}
+
+#[derive(Serialize)]
+struct ProblemOut<'a> {
+    format: &'a str,
+    version: u64,
+    name: &'a str,
+    #[serde(serialize_with = "values_out")]
+    values: &'a Graph,
+    #[serde(serialize_with = "ops_out")]
+    ops: &'a Problem,
+    #[serde(serialize_with = "resident_out")]
+    resident: &'a Graph,
+    outputs: &'a [ValueId],
+    device: &'a Device,
 }
 
 fn is_default<T: Default + PartialEq>(x: &T) -> bool {
     *x == T::default()
 }
 
-fn value_id(index: u64) -> ValueId {
-    // Out-of-range ids are clamped to an id that is out of range too, and reported by the builder.
-    ValueId::from_index(usize::try_from(index).unwrap_or(usize::MAX).min(u32::MAX as usize))
+fn values_out<S: Serializer>(graph: &Graph, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(graph.values().values().map(|v| ValueOut {
+        name: &v.name,
+        bytes: v.bytes,
+        alias_of: v.alias_of,
+        dims: &v.dims,
+        role: v.role,
+    }))
+}
+
+fn ops_out<S: Serializer>(problem: &Problem, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(problem.graph.ops().iter().map(|(id, op)| OpOut {
+        kind: &op.kind,
+        phase: op.phase,
+        time: problem.costs.time[id],
+        workspace: problem.costs.workspace[id],
+        inputs: &op.inputs,
+        outputs: &op.outputs,
+        inplace: &op.inplace,
+        replay: op.replay,
+    }))
+}
+
+fn resident_out<S: Serializer>(graph: &Graph, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(graph.values().iter().filter(|(_, v)| v.resident).map(|(id, _)| id))
 }
 
 impl Problem {
@@ -90,102 +204,49 @@ impl Problem {
     /// [`Error::InvalidProblem`](crate::Error::InvalidProblem), naming the first
     /// fault.
     pub fn from_json(text: &str, file: &str) -> Result<Self> {
-        files::check_header(text, file, FORMAT, VERSION)?;
-        let raw: FileProblem = files::parse(text, file, FORMAT)?;
-        let mut builder = GraphBuilder::new();
-        for value in raw.values {
-            builder.value(NewValue {
-                name: value.name,
-                bytes: Bytes(value.bytes),
-                dims: value.dims,
-                alias_of: value.alias_of.map(value_id),
-                role: value.role,
-            });
-        }
-        let mut costs = Costs { time: Default::default(), workspace: Default::default() };
-        for op in raw.ops {
-            costs.time.push(Nanos(op.time));
-            costs.workspace.push(Bytes(op.workspace));
-            builder.op(Op {
-                kind: op.kind,
-                phase: op.phase,
-                inputs: op.inputs.into_iter().map(value_id).collect(),
-                outputs: op.outputs.into_iter().map(value_id).collect(),
-                inplace: op
-                    .inplace
-                    .unwrap_or_default()
-                    .into_iter()
-                    .map(|(a, b)| {
-                        let clamp = |x: u64| usize::try_from(x).unwrap_or(usize::MAX);
-                        (clamp(a), clamp(b))
-                    })
-                    .collect(),
-                replay: op.replay.unwrap_or_default(),
-            });
-        }
-        raw.resident.into_iter().for_each(|v| builder.resident(value_id(v)));
-        raw.outputs.into_iter().for_each(|v| builder.output(value_id(v)));
-        Problem::new(raw.name, builder.finish()?, costs, raw.device.unwrap_or_default())
+        FORMAT.text::<FileProblem>(text, file)?.try_into()
+    }
+
+    /// Read a problem, compressed or not, from anything; `name` stands for it in errors.
+    ///
+    /// # Errors
+    /// Those of [`load`](Self::load).
+    pub fn from_reader(source: impl Read, name: impl AsRef<Path>) -> Result<Self> {
+        FORMAT.read::<FileProblem>(source, name.as_ref())?.try_into()
     }
 
     /// The problem as JSON text, the same bytes for the same problem.
     pub fn to_json(&self) -> String {
-        let graph = &self.graph;
-        let index = |v: &ValueId| v.index() as u64;
-        let raw = FileProblem {
-            format: FORMAT.to_owned(),
-            version: VERSION,
-            name: self.name.clone(),
-            values: graph
-                .values()
-                .values()
-                .map(|v| FileValue {
-                    name: v.name.clone(),
-                    bytes: v.bytes.get(),
-                    alias_of: v.alias_of.as_ref().map(index),
-                    dims: v.dims.clone(),
-                    role: v.role,
-                })
-                .collect(),
-            ops: graph
-                .ops()
-                .iter()
-                .map(|(id, op)| FileOp {
-                    kind: op.kind.clone(),
-                    phase: op.phase,
-                    time: self.costs.time[id].get(),
-                    workspace: self.costs.workspace[id].get(),
-                    inputs: op.inputs.iter().map(index).collect(),
-                    outputs: op.outputs.iter().map(index).collect(),
-                    inplace: Some(op.inplace.iter().map(|&(a, b)| (a as u64, b as u64)).collect()),
-                    replay: Some(op.replay),
-                })
-                .collect(),
-            resident: residents(graph),
-            outputs: graph.outputs().iter().map(index).collect(),
-            device: Some(self.device.clone()),
-        };
-        serde_json::to_string(&raw).expect("a problem is plain data")
+        serde_json::to_string(&self.out()).expect("a problem is plain data")
     }
 
-    /// Read a problem file.
+    fn out(&self) -> ProblemOut<'_> {
+        ProblemOut {
+            format: FORMAT.name,
+            version: FORMAT.version,
+            name: &self.name,
+            values: &self.graph,
+            ops: self,
+            resident: &self.graph,
+            outputs: self.graph.outputs(),
+            device: &self.device,
+        }
+    }
+
+    /// Read a problem file, compressed with Zstandard or not.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io), and those of [`from_json`](Self::from_json).
+    /// [`Error::Io`](crate::Error::Io), [`Error::TooLarge`](crate::Error::TooLarge), and those of
+    /// [`from_json`](Self::from_json).
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        Self::from_json(&files::read(path)?, &path.display().to_string())
+        FORMAT.load::<FileProblem>(path.as_ref())?.try_into()
     }
 
-    /// Write a problem file, whole or not at all.
+    /// Write a problem file, whole or not at all; compressed where its name ends in `.zst`.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io).
+    /// [`Error::Io`](crate::Error::Io), [`Error::TooLarge`](crate::Error::TooLarge).
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        files::write(path.as_ref(), &self.to_json())
+        files::write(path.as_ref(), &self.out())
     }
-}
-
-fn residents(graph: &Graph) -> Vec<u64> {
-    graph.values().iter().filter(|(_, v)| v.resident).map(|(id, _)| id.index() as u64).collect()
 }

@@ -2,7 +2,7 @@
 
 use crate::cost::Device;
 use crate::entity::{EntityMap, OpId};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shortened};
 use crate::graph::Graph;
 use crate::units::{Bytes, Nanos};
 
@@ -35,7 +35,7 @@ impl Problem {
     /// [`Error::InvalidProblem`] when there is not one cost per op, or when times or sizes add up
     /// to more than 2^62, which leaves room to run every op many times over without overflow.
     pub fn new(name: impl Into<String>, graph: Graph, costs: Costs, device: Device) -> Result<Self> {
-        let fault = |at: &str, why: String| Error::InvalidProblem { at: at.into(), why };
+        let fault = |at: &str, why: String| Error::InvalidProblem { at: shortened(at).into(), why };
         for (what, len) in [("time", costs.time.len()), ("workspace", costs.workspace.len())] {
             if len != graph.ops().len() {
                 return Err(fault(what, format!("it has {len} entries for {} ops", graph.ops().len())));

@@ -1,18 +1,19 @@
 //! The measured table: what each op signature costs on one device, kept on disk.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::device::Link;
-use crate::error::Result;
-use crate::files;
+use crate::error::{Result, shortened};
+use crate::files::{self, Format, MAX_ENTRIES};
 use crate::units::{Bytes, Nanos};
 
-const FORMAT: &str = "plimsoll.profile";
-/// 2 added the link.
-const VERSION: u64 = 2;
+/// Version 2 added the link.
+const FORMAT: Format = Format { name: "plimsoll.profile", version: 2 };
 
 /// What one op does on a device, as measured there.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,15 +56,43 @@ pub struct Profile {
     /// Its link to host memory, if that was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link: Option<Link>,
+    #[serde(deserialize_with = "entries")]
     entries: BTreeMap<String, OpCost>,
+}
+
+/// A table in which no signature stands twice.
+fn entries<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, OpCost>, D::Error> {
+    struct Entries;
+    impl<'de> Visitor<'de> for Entries {
+        type Value = BTreeMap<String, OpCost>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a table of op signatures")
+        }
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut entries = BTreeMap::new();
+            while let Some(signature) = map.next_key::<String>()? {
+                let short = shortened(&signature).into_owned();
+                let at = |error: A::Error| A::Error::custom(format!("{short:?}: {error}"));
+                let cost = map.next_value().map_err(at)?;
+                if entries.insert(signature, cost).is_some() {
+                    return Err(A::Error::custom(format!("{short:?} stands in it twice")));
+                }
+                if entries.len() > MAX_ENTRIES {
+                    return Err(files::too_many());
+                }
+            }
+            Ok(entries)
+        }
+    }
+    deserializer.deserialize_map(Entries)
 }
 
 impl Profile {
     /// An empty table.
     pub fn new(device: impl Into<String>) -> Self {
         Self {
-            format: FORMAT.to_owned(),
-            version: VERSION,
+            format: FORMAT.name.to_owned(),
+            version: FORMAT.version,
             device: device.into(),
             link: None,
             entries: BTreeMap::new(),
@@ -90,24 +119,33 @@ impl Profile {
         self.entries.is_empty()
     }
 
-    /// Read a profile file.
+    /// Read a profile from JSON text; `file` names it in errors.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io), [`Error::Format`](crate::Error::Format) or
-    /// [`Error::NewerVersion`](crate::Error::NewerVersion).
-    pub fn load(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        let (text, file) = (files::read(path)?, path.display().to_string());
-        files::check_header(&text, &file, FORMAT, VERSION)?;
-        files::parse(&text, &file, FORMAT)
+    /// [`Error::Format`](crate::Error::Format) or [`Error::NewerVersion`](crate::Error::NewerVersion).
+    pub fn from_json(text: &str, file: &str) -> Result<Self> {
+        FORMAT.text(text, file).map(Self::renewed)
     }
 
-    /// Write a profile file, whole or not at all.
+    /// Read a profile file, compressed with Zstandard or not.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io).
+    /// [`Error::Io`](crate::Error::Io), [`Error::TooLarge`](crate::Error::TooLarge), and those of
+    /// [`from_json`](Self::from_json).
+    pub fn load(path: impl AsRef<Path>) -> Result<Self> {
+        FORMAT.load(path.as_ref()).map(Self::renewed)
+    }
+
+    /// What an older version left out has its default; what is written is of the newest version.
+    fn renewed(self) -> Self {
+        Self { version: FORMAT.version, ..self }
+    }
+
+    /// Write a profile file, whole or not at all; compressed where its name ends in `.zst`.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io), [`Error::TooLarge`](crate::Error::TooLarge).
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        let text = serde_json::to_string(self).expect("a profile is plain data");
-        files::write(path.as_ref(), &text)
+        files::write(path.as_ref(), self)
     }
 }

@@ -25,7 +25,11 @@ pub const CHOICES: usize = 8;
 /// # Panics
 /// When any of that does not hold.
 pub fn load_problem(data: &[u8]) -> bool {
-    let Some(problem) = read(Problem::from_json(&String::from_utf8_lossy(data), "fuzz")) else { return false };
+    let read_whole = read(Problem::from_json(&String::from_utf8_lossy(data), "fuzz"));
+    if std::str::from_utf8(data).is_ok() {
+        assert_eq!(read(Problem::from_reader(data, "fuzz")), read_whole, "a stream is read as a text is");
+    }
+    let Some(problem) = read_whole else { return false };
     let again = Problem::from_json(&problem.to_json(), "again").expect("what was written can be read");
     assert_eq!(problem, again);
     let (steps, timeline) = solver::baseline(&problem);

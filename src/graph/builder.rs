@@ -1,7 +1,7 @@
 //! The only constructor of a [`Graph`]; everything a graph promises is checked here.
 
 use crate::entity::{Entity, EntityMap, OpId, StorageId, ValueId};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shortened};
 use crate::graph::Graph;
 use crate::graph::node::{Op, Role, Storage, Value};
 use crate::units::Bytes;
@@ -34,6 +34,11 @@ impl GraphBuilder {
     /// An empty builder.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A builder of what was collected elsewhere.
+    pub(crate) fn of(values: Vec<NewValue>, ops: Vec<Op>, resident: Vec<ValueId>, outputs: Vec<ValueId>) -> Self {
+        Self { values, ops, resident, outputs }
     }
 
     /// Declare a value.
@@ -100,14 +105,14 @@ impl GraphBuilder {
             }
         }
 
-        let mut values: EntityMap<ValueId, Value> = self
-            .values
-            .iter()
+        let Self { values, ops, resident, outputs } = self;
+        let mut values: EntityMap<ValueId, Value> = values
+            .into_iter()
             .zip(&storage_of)
             .map(|(new, storage)| Value {
-                name: new.name.clone(),
+                name: new.name,
                 bytes: new.bytes,
-                dims: new.dims.clone(),
+                dims: new.dims,
                 storage: storage.expect("every value has a storage"),
                 alias_of: new.alias_of,
                 role: new.role,
@@ -117,23 +122,23 @@ impl GraphBuilder {
             })
             .collect();
 
-        for &v in &self.resident {
-            self.in_range(v, || "resident".into())?;
+        for &v in &resident {
+            in_range(count, v, || "resident".into())?;
             if std::mem::replace(&mut values[v].resident, true) {
-                return Err(fault(self.at(v), "it is listed twice as resident"));
+                return Err(fault(at(&values, v), "it is listed twice as resident"));
             }
             storages[values[v].storage].resident = true;
         }
-        for &v in &self.outputs {
-            self.in_range(v, || "outputs".into())?;
+        for &v in &outputs {
+            in_range(count, v, || "outputs".into())?;
             if std::mem::replace(&mut values[v].output, true) {
-                return Err(fault(self.at(v), "it is listed twice as output"));
+                return Err(fault(at(&values, v), "it is listed twice as output"));
             }
         }
-        self.check_ops(&mut values)?;
-        for &v in &self.outputs {
+        check_ops(&ops, &mut values)?;
+        for &v in &outputs {
             if values[v].producer.is_none() && !values[v].resident {
-                return Err(fault(self.at(v), "it is an output, but no op writes it and it is not resident"));
+                return Err(fault(at(&values, v), "it is an output, but no op writes it and it is not resident"));
             }
         }
         for (v, value) in values.iter() {
@@ -142,27 +147,16 @@ impl GraphBuilder {
                 && !values[base].resident
             {
                 return Err(fault(
-                    self.at(v),
-                    &format!("it is resident, but {}, whose storage it shares, is not", self.at(base)),
+                    at(&values, v),
+                    &format!("it is resident, but {}, whose storage it shares, is not", at(&values, base)),
                 ));
             }
         }
-        Ok(Graph::assemble(self.ops.into_iter().collect(), values, storages, self.outputs))
+        Ok(Graph::assemble(ops.into_iter().collect(), values, storages, outputs))
     }
 
     fn at(&self, v: ValueId) -> String {
-        match self.values.get(v.index()) {
-            Some(value) if !value.name.is_empty() => format!("{v} ({})", value.name),
-            _ => v.to_string(),
-        }
-    }
-
-    fn in_range(&self, v: ValueId, at: impl Fn() -> String) -> Result<()> {
-        let count = self.values.len();
-        match v.index() < count {
-            true => Ok(()),
-            false => Err(fault(at(), &format!("it refers to value {}, but there are only {count} values", v.index()))),
-        }
+        named(v, self.values.get(v.index()).map(|value| value.name.as_str()))
     }
 
     /// Follow each value's aliases to the value that owns the storage.
@@ -184,7 +178,7 @@ impl GraphBuilder {
                 match self.values[v.index()].alias_of {
                     None => break v,
                     Some(base) => {
-                        self.in_range(base, || self.at(v))?;
+                        in_range(self.values.len(), base, || self.at(v))?;
                         v = base;
                     }
                 }
@@ -195,79 +189,98 @@ impl GraphBuilder {
         }
         Ok(roots.into_iter().map(|r| r.expect("every value was visited")).collect())
     }
+}
 
-    /// Order, single assignment, aliases and in-place pairs of every op; fills in producers.
-    fn check_ops(&self, values: &mut EntityMap<ValueId, Value>) -> Result<()> {
-        for (i, op) in self.ops.iter().enumerate() {
-            let id = OpId::from_index(i);
-            let at = || format!("{id} ({})", op.kind);
-            for &v in &op.inputs {
-                self.in_range(v, at)?;
-                if !values[v].resident && values[v].producer.is_none() {
-                    let later = self.ops[i..].iter().position(|o| o.outputs.contains(&v));
-                    let why = match later {
-                        Some(0) => "which it writes itself".to_owned(),
-                        Some(n) => {
-                            format!("which only {} writes: the ops are not in a valid order", OpId::from_index(i + n))
-                        }
-                        None => "which no op writes and which is not resident".to_owned(),
-                    };
-                    return Err(fault(at(), &format!("it reads {}, {why}", self.at(v))));
-                }
-            }
-            if op.outputs.is_empty() {
-                return Err(fault(at(), "it writes no value"));
-            }
-            for &v in &op.outputs {
-                self.in_range(v, at)?;
-                if values[v].resident {
-                    return Err(fault(at(), &format!("it writes {}, which is resident", self.at(v))));
-                }
-                if let Some(first) = values[v].producer {
-                    return Err(fault(at(), &format!("it writes {}, which {first} already wrote", self.at(v))));
-                }
-                values[v].producer = Some(id);
-            }
-            let views = op.outputs.iter().any(|&v| values[v].alias_of.is_some());
-            // Sorted, so that an op with very many views is not checked in quadratic time.
-            let mut around: Vec<StorageId> = Vec::new();
-            if views {
-                let roots = op.outputs.iter().filter(|&&u| values[u].alias_of.is_none());
-                around.extend(op.inputs.iter().chain(roots).map(|&u| values[u].storage));
-                around.sort_unstable();
-            }
-            for &v in &op.outputs {
-                if values[v].alias_of.is_some() && around.binary_search(&values[v].storage).is_err() {
-                    return Err(fault(
-                        at(),
-                        &format!("its output {} shares the storage of no input or output of the op", self.at(v)),
-                    ));
-                }
-            }
-            for &(a, b) in &op.inplace {
-                if a >= op.inputs.len() || b >= op.outputs.len() {
-                    return Err(fault(
-                        at(),
-                        &format!(
-                            "its in-place pair [{a},{b}] is out of range: it has {} inputs and {} outputs",
-                            op.inputs.len(),
-                            op.outputs.len()
-                        ),
-                    ));
-                }
-                if values[op.outputs[b]].alias_of.is_some() {
-                    return Err(fault(
-                        at(),
-                        &format!(
-                            "its in-place pair [{a},{b}] names the view {}, which has no storage of its own",
-                            self.at(op.outputs[b])
-                        ),
-                    ));
-                }
+/// `v7 (t81)`, as messages name a value that has a name.
+fn named(v: ValueId, name: Option<&str>) -> String {
+    match name {
+        Some(name) if !name.is_empty() => format!("{v} ({})", shortened(name)),
+        _ => v.to_string(),
+    }
+}
+
+fn at(values: &EntityMap<ValueId, Value>, v: ValueId) -> String {
+    named(v, values.get(v).map(|value| value.name.as_str()))
+}
+
+fn in_range(count: usize, v: ValueId, at: impl Fn() -> String) -> Result<()> {
+    match v.index() < count {
+        true => Ok(()),
+        false => Err(fault(at(), &format!("it refers to value {}, but there are only {count} values", v.index()))),
+    }
+}
+
+/// Order, single assignment, aliases and in-place pairs of every op; fills in producers.
+fn check_ops(ops: &[Op], values: &mut EntityMap<ValueId, Value>) -> Result<()> {
+    for (i, op) in ops.iter().enumerate() {
+        let id = OpId::from_index(i);
+        let here = || format!("{id} ({})", shortened(&op.kind));
+        for &v in &op.inputs {
+            in_range(values.len(), v, here)?;
+            if !values[v].resident && values[v].producer.is_none() {
+                let later = ops[i..].iter().position(|o| o.outputs.contains(&v));
+                let why = match later {
+                    Some(0) => "which it writes itself".to_owned(),
+                    Some(n) => {
+                        format!("which only {} writes: the ops are not in a valid order", OpId::from_index(i + n))
+                    }
+                    None => "which no op writes and which is not resident".to_owned(),
+                };
+                return Err(fault(here(), &format!("it reads {}, {why}", at(values, v))));
             }
         }
-        Ok(())
+        if op.outputs.is_empty() {
+            return Err(fault(here(), "it writes no value"));
+        }
+        for &v in &op.outputs {
+            in_range(values.len(), v, here)?;
+            if values[v].resident {
+                return Err(fault(here(), &format!("it writes {}, which is resident", at(values, v))));
+            }
+            if let Some(first) = values[v].producer {
+                return Err(fault(here(), &format!("it writes {}, which {first} already wrote", at(values, v))));
+            }
+            values[v].producer = Some(id);
+        }
+        let views = op.outputs.iter().any(|&v| values[v].alias_of.is_some());
+        // Sorted, so that an op with very many views is not checked in quadratic time.
+        let mut around: Vec<StorageId> = Vec::new();
+        if views {
+            let roots = op.outputs.iter().filter(|&&u| values[u].alias_of.is_none());
+            around.extend(op.inputs.iter().chain(roots).map(|&u| values[u].storage));
+            around.sort_unstable();
+        }
+        for &v in &op.outputs {
+            if values[v].alias_of.is_some() && around.binary_search(&values[v].storage).is_err() {
+                return Err(fault(
+                    here(),
+                    &format!("its output {} shares the storage of no input or output of the op", at(values, v)),
+                ));
+            }
+        }
+        for &(a, b) in &op.inplace {
+            if a >= op.inputs.len() || b >= op.outputs.len() {
+                return Err(fault(
+                    here(),
+                    &format!(
+                        "its in-place pair [{a},{b}] is out of range: it has {} inputs and {} outputs",
+                        op.inputs.len(),
+                        op.outputs.len()
+                    ),
+                ));
+            }
+            if values[op.outputs[b]].alias_of.is_some() {
+                return Err(fault(
+                    here(),
+                    &format!(
+                        "its in-place pair [{a},{b}] names the view {}, which has no storage of its own",
+                        at(values, op.outputs[b])
+                    ),
+                ));
+            }
+        }
     }
+    Ok(())
 }
 
 fn fault(at: String, why: &str) -> Error {

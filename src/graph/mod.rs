@@ -28,6 +28,7 @@ pub struct Graph {
     storages: EntityMap<StorageId, Storage>,
     outputs: Vec<ValueId>,
     uses: EntityMap<ValueId, Vec<OpId>>,
+    resident_bytes: Bytes,
 }
 
 impl Graph {
@@ -47,7 +48,8 @@ impl Graph {
                 }
             }
         }
-        Self { ops, values, storages, outputs, uses }
+        let resident_bytes = storages.values().filter(|s| s.resident).map(|s| s.bytes).sum();
+        Self { ops, values, storages, outputs, uses, resident_bytes }
     }
 
     /// The ops, in a valid order.
@@ -85,7 +87,7 @@ impl Graph {
 
     /// Bytes of every storage that holds a resident value.
     pub fn resident_bytes(&self) -> Bytes {
-        self.storages.values().filter(|s| s.resident).map(|s| s.bytes).sum()
+        self.resident_bytes
     }
 
     /// `op12 (Float.Matmul)`, for messages.

@@ -13,12 +13,11 @@ use std::path::Path;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::{Error, Result};
-use crate::files;
+use crate::files::{self, Format};
 use crate::pipeline::{Device, Link, Schedule, Workload};
 use crate::units::{Bytes, Nanos};
 
-const FORMAT: &str = "plimsoll.topology";
-const VERSION: u64 = 1;
+const FORMAT: Format = Format { name: "plimsoll.topology", version: 1 };
 
 /// One device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,11 +92,11 @@ struct File {
 }
 
 fn devices<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<TopologyDevice>, D::Error> {
-    files::entries(deserializer, |i| Device::at(i).to_string())
+    files::entries(deserializer, |i| Device::at(i).to_string(), std::convert::identity)
 }
 
 fn links<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<FileEdge>, D::Error> {
-    files::entries(deserializer, |i| format!("link {i}"))
+    files::entries(deserializer, |i| format!("link {i}"), std::convert::identity)
 }
 
 impl From<FileLink> for Link {
@@ -138,8 +137,10 @@ impl Topology {
     /// # Errors
     /// [`Error::Format`], [`Error::NewerVersion`] or [`Error::InvalidTopology`].
     pub fn from_json(text: &str, file: &str) -> Result<Self> {
-        files::check_header(text, file, FORMAT, VERSION)?;
-        let raw: File = files::parse(text, file, FORMAT)?;
+        Self::of(FORMAT.text(text, file)?)
+    }
+
+    fn of(raw: File) -> Result<Self> {
         let invalid = |at: String, why: String| Err(Error::InvalidTopology { at, why });
         let count = raw.devices.len();
         if count == 0 {
@@ -175,8 +176,8 @@ impl Topology {
             bytes_per_s: link.bytes_per_s,
         };
         let raw = File {
-            format: FORMAT.to_owned(),
-            version: VERSION,
+            format: FORMAT.name.to_owned(),
+            version: FORMAT.version,
             name: self.name.clone(),
             devices: self.devices.clone(),
             inside: self.inside.into(),
@@ -186,13 +187,12 @@ impl Topology {
         serde_json::to_string(&raw).expect("a topology is plain data")
     }
 
-    /// Read a topology file.
+    /// Read a topology file, compressed with Zstandard or not.
     ///
     /// # Errors
-    /// [`Error::Io`], and those of [`from_json`](Self::from_json).
+    /// [`Error::Io`], [`Error::TooLarge`], and those of [`from_json`](Self::from_json).
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        Self::from_json(&files::read(path)?, &path.display().to_string())
+        Self::of(FORMAT.load(path.as_ref())?)
     }
 
     /// Its name.

@@ -1,17 +1,17 @@
-//! A plan and its file, `*.plan.json`.
+//! A plan and its file, `*.plan.json` or `*.plan.json.zst`.
 
+use std::io::Read;
 use std::path::Path;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::{Error, Result};
-use crate::files;
+use crate::files::{self, Format};
 use crate::graph::Graph;
 use crate::plan::Step;
 use crate::units::{Bytes, Nanos};
 
-const FORMAT: &str = "plimsoll.plan";
-const VERSION: u64 = 1;
+const FORMAT: Format = Format { name: "plimsoll.plan", version: 1 };
 
 /// How much is known about a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,15 +75,15 @@ pub struct Plan {
 }
 
 fn steps<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Step>, D::Error> {
-    files::entries(deserializer, |i| format!("step {i}"))
+    files::entries(deserializer, |i| format!("step {i}"), |step| step)
 }
 
 impl Plan {
     /// Put a plan together. It is not checked here; see [`check`](crate::check::check).
     pub fn new(graph: &Graph, budget: Bytes, solver: &str, steps: Vec<Step>, predicted: Predicted) -> Self {
         Self {
-            format: FORMAT.to_owned(),
-            version: VERSION,
+            format: FORMAT.name.to_owned(),
+            version: FORMAT.version,
             problem: graph.fingerprint().to_string(),
             budget,
             solver: solver.to_owned(),
@@ -109,8 +109,15 @@ impl Plan {
     /// # Errors
     /// [`Error::Format`] or [`Error::NewerVersion`].
     pub fn from_json(text: &str, file: &str) -> Result<Self> {
-        files::check_header(text, file, FORMAT, VERSION)?;
-        files::parse(text, file, FORMAT)
+        FORMAT.text(text, file)
+    }
+
+    /// Read a plan, compressed or not, from anything; `name` stands for it in errors.
+    ///
+    /// # Errors
+    /// Those of [`load`](Self::load).
+    pub fn from_reader(source: impl Read, name: impl AsRef<Path>) -> Result<Self> {
+        FORMAT.read(source, name.as_ref())
     }
 
     /// The plan as JSON text, the same bytes for the same plan.
@@ -118,20 +125,19 @@ impl Plan {
         serde_json::to_string(self).expect("a plan is plain data")
     }
 
-    /// Read a plan file.
+    /// Read a plan file, compressed with Zstandard or not.
     ///
     /// # Errors
-    /// [`Error::Io`], and those of [`from_json`](Self::from_json).
+    /// [`Error::Io`], [`Error::TooLarge`], and those of [`from_json`](Self::from_json).
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        Self::from_json(&files::read(path)?, &path.display().to_string())
+        FORMAT.load(path.as_ref())
     }
 
-    /// Write a plan file, whole or not at all.
+    /// Write a plan file, whole or not at all; compressed where its name ends in `.zst`.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Io`], [`Error::TooLarge`].
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        files::write(path.as_ref(), &self.to_json())
+        files::write(path.as_ref(), self)
     }
 }

@@ -76,7 +76,8 @@ impl Solver for CheckmateLp {
             for part in [1.0, 0.9, 0.8] {
                 let room = (budget.get().saturating_sub(frame.model.resident)) as f64 * part;
                 let budget = frame.model.resident + room as u64;
-                let phases = Phases { model: &frame.model, budget, integer: false, runs: None, faster_than: None };
+                let phases =
+                    Phases { model: &frame.model, budget, integer: false, runs: None, faster_than: None, later: false };
                 let solution = phases.solve(&frame.remaining());
                 if solution.verdict == Verdict::Optimal {
                     orders.extend((1..20).map(|k| rounded(&frame.model, &solution, f64::from(k) * 0.05)));
@@ -114,30 +115,41 @@ pub(super) fn exact(frame: &Frame, solver: &'static str, size: usize, runs: Opti
     guard(&frame.model, solver, size, frame.options)?;
     // A plan of the class that is known is where the search may stop looking.
     let plain = Model::new(frame.problem, false);
-    let known = known(frame, &plain, runs);
-    let faster_than = known.as_ref().map(|&(_, time)| time);
-    let phases = Phases { model: &plain, budget: frame.budget.get(), integer: true, runs, faster_than };
-    let solution = phases.solve(&frame.remaining());
-    let (proved, order) = match (solution.verdict, known) {
-        (Verdict::Infeasible, None) => return explain::asked(frame, "no plan of the solver's class fits"),
-        (Verdict::Unknown, None) => return explain::asked(frame, "none was found within the limits of the search"),
-        // Nothing in the class is faster.
-        (Verdict::Infeasible, Some((order, _))) => (true, order),
-        (Verdict::Unknown, Some((order, _))) => (false, order),
-        (verdict, known) => {
-            // A first run whose result is made again before anything reads it is in the class, but
-            // useless.
-            let mut order = solution.order();
-            Sim::default().prune(&plain, &mut order);
-            match Sim::default().run(&plain, &order).peak <= frame.budget.get() {
-                true => (verdict == Verdict::Optimal, order),
+    let mut known = known(frame, &plain, runs);
+    let mut proved = false;
+    // The second program is larger and proves more; the first is quicker to find a plan.
+    for later in [false, true] {
+        let faster_than = known.as_ref().map(|&(_, time)| time);
+        let phases = Phases { model: &plain, budget: frame.budget.get(), integer: true, runs, faster_than, later };
+        let mut options = frame.remaining();
+        if !later && options.node_limit.is_none() {
+            options.time_limit /= 2;
+        }
+        let solution = phases.solve(&options);
+        match (solution.verdict, &known) {
+            (Verdict::Infeasible, None) => return explain::asked(frame, "no plan of the solver's class fits"),
+            // Nothing in the class is faster.
+            (Verdict::Infeasible, Some(_)) => proved = true,
+            (Verdict::Unknown, _) => {}
+            (verdict, _) => {
+                // A first run whose result is made again before anything reads it is in the class, but
+                // useless.
+                let mut order = solution.order();
+                Sim::default().prune(&plain, &mut order);
+                let score = Sim::default().run(&plain, &order);
                 // HiGHS may overstep a row by its tolerance.
-                false => match known {
-                    Some((order, _)) => (false, order),
-                    None => return explain::asked(frame, "the plan found is over the budget by a rounding error"),
-                },
+                if score.peak <= frame.budget.get() {
+                    proved = verdict == Verdict::Optimal;
+                    known = Some((order, score.time));
+                }
             }
         }
+        if proved || frame.limits.late() {
+            break;
+        }
+    }
+    let Some((order, _)) = known else {
+        return explain::asked(frame, "none was found within the limits of the search");
     };
     let (steps, timeline) = lowered(frame, &order)?;
     if timeline.peak > frame.budget {

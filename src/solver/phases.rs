@@ -23,6 +23,16 @@
 //! live   S(t,s) |  R + S             |     Q(t,j',s)       |   S(t+1,s)
 //! ```
 //!
+//! Half a run in each of two phases can make up, in the relaxation, for what was never kept. With
+//! L(t,i), unit i runs in phase t or later, it cannot (a program more than twice as large):
+//!
+//! ```text
+//! L(t,i) = 1                                     i >= t
+//! L(t,i) <= L(t,maker of s) + S(t,s)             s read by i
+//! L(t,i) <= sum of R(t',i) over t' >= t
+//! L(t+1,i) <= L(t,i)
+//! ```
+//!
 //! Four things are known beforehand, and make the program much smaller:
 //!
 //! - Up to the first unit t0 at which all that was made so far, with nothing freed, exceeds the
@@ -52,6 +62,8 @@ pub(super) struct Phases<'a, 'm> {
     pub runs: Option<u32>,
     /// Only plans faster than this are looked for, in nanoseconds.
     pub faster_than: Option<u64>,
+    /// Whether L is in the program, which proves more with a larger program.
+    pub later: bool,
 }
 
 /// R and S as the solver left them.
@@ -112,6 +124,9 @@ impl Phases<'_, '_> {
             // It helps to prove; the relaxation alone only gets slower.
             self.purpose(&mut milp, &runs, &live, &readers);
         }
+        if self.later {
+            self.later(&mut milp, &runs, &live);
+        }
         self.views(&mut milp, &runs, &live, scale);
         for t in 0..n {
             self.memory(&mut milp, &runs, &live, &readers, t);
@@ -161,6 +176,42 @@ impl Phases<'_, '_> {
                 let purposes = read.chain(items.map(|s| live[t + 1][s])).map(|term| (-1.0, term));
                 milp.at_most([(1.0, run)].into_iter().chain(purposes), 0.0);
             }
+        }
+    }
+
+    /// L(t,i): unit i runs in phase t or later. What it reads then was live or is made then.
+    fn later(&self, milp: &mut Milp, runs: &[Vec<Term>], live: &[Vec<Term>]) {
+        let (model, n) = (self.model, self.model.units.len());
+        let mut last: Vec<Term> = Vec::new();
+        for t in self.full() + 1..n {
+            let mut late: Vec<Term> = Vec::with_capacity(n);
+            for i in 0..n {
+                late.push(match i >= t {
+                    true => ONE,
+                    false if runs[t..].iter().all(|row| matches!(row[i], Term::Known(_))) => ZERO,
+                    false => milp.column(false, 0.0),
+                });
+            }
+            for (i, unit) in model.units.iter().enumerate() {
+                if matches!(late[i], Term::Known(0.0)) {
+                    continue;
+                }
+                for &s in &unit.reads {
+                    let maker = model.items[s as usize].maker;
+                    if maker != NONE && (maker as usize) < t {
+                        let there = [(-1.0, late[maker as usize]), (-1.0, live[t][s as usize])];
+                        milp.at_most([(1.0, late[i])].into_iter().chain(there), 0.0);
+                    }
+                }
+                if i < t {
+                    let runs = runs[t..].iter().map(|row| (-1.0, row[i]));
+                    milp.at_most([(1.0, late[i])].into_iter().chain(runs), 0.0);
+                    if let Some(&last) = last.get(i) {
+                        milp.at_most([(1.0, late[i]), (-1.0, last)], 0.0);
+                    }
+                }
+            }
+            last = late;
         }
     }
 

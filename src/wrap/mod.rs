@@ -16,14 +16,14 @@ use burn::module::Module;
 use burn::optim::GradientsParams;
 
 use crate::alloc;
-use crate::cost::{Device, Problem, Roofline};
+use crate::cost::{Device, Problem, Profile, Roofline};
 use crate::error::{Error, Result};
-use crate::graph::trace::{Forward, StepOutput, Tensors, model_device};
+use crate::graph::trace::{Forward, Program, StepOutput, Tensors, model_device};
 use crate::plan::Plan;
 use crate::runtime::Target;
 use crate::units::{Budget, Bytes};
 use binding::{Inputs, ModuleState};
-use planner::{Entry, Planner};
+use planner::{Entry, Planner, Table};
 pub use settings::{Retrace, Settings};
 
 /// A Burn module whose training steps run under a byte budget.
@@ -334,11 +334,48 @@ impl<M: Module> Rematerialize<M> {
         F: FnOnce(&M, I) -> O,
     {
         on_backend!(self, B => {
-            let state = self.state::<B>(O::TRAINS)?;
-            let tensors = Inputs::of(&inputs)?.all_owned();
-            let mut program = crate::graph::trace::trace::<M, I, O, F>(&self.module, &inputs, step)?.program;
-            program.take_over(planner::owned(&program.ends, &tensors));
+            let (program, state, tensors) = self.program::<B, I, O, F>(&inputs, step)?;
             lock(&self.shared.planner).problem(&self.shared.settings, &program, &state, &tensors)
+        })
+    }
+
+    /// [`problem`](Self::problem), and what was measured for it: every op anew, whatever costs are kept.
+    /// Neither is kept.
+    ///
+    /// # Errors
+    /// Those of [`problem`](Self::problem).
+    #[track_caller]
+    pub fn problem_and_profile<I, O, F>(&self, inputs: I, step: F) -> Result<(Problem, Profile)>
+    where
+        I: Tensors,
+        O: StepOutput,
+        F: FnOnce(&M, I) -> O,
+    {
+        on_backend!(self, B => {
+            let (program, state, tensors) = self.program::<B, I, O, F>(&inputs, step)?;
+            let mut profile = Profile::new(B::describe(&state.device()?));
+            let settings = &self.shared.settings;
+            let problem = planner::problem_with(settings, &program, &state, &tensors, Table::Grows(&mut profile))?;
+            Ok((problem, profile))
+        })
+    }
+
+    /// [`problem`](Self::problem) with the costs of a profile, one of another machine for example. No op
+    /// is run.
+    ///
+    /// # Errors
+    /// [`Error::Trace`], and [`Error::InvalidInput`] where the profile lacks an op of the step or
+    /// contradicts it.
+    #[track_caller]
+    pub fn problem_from<I, O, F>(&self, profile: &Profile, inputs: I, step: F) -> Result<Problem>
+    where
+        I: Tensors,
+        O: StepOutput,
+        F: FnOnce(&M, I) -> O,
+    {
+        on_backend!(self, B => {
+            let (program, state, tensors) = self.program::<B, I, O, F>(&inputs, step)?;
+            planner::problem_with(&self.shared.settings, &program, &state, &tensors, Table::Stays(profile))
         })
     }
 
@@ -379,6 +416,20 @@ impl<M: Module> Rematerialize<M> {
         F: FnOnce(&M, I) -> O,
     {
         self.problem(inputs, step)?.save(path)
+    }
+
+    /// A step traced, its inputs given away to it, and what it is bound to.
+    fn program<B: Target, I, O, F>(&self, inputs: &I, step: F) -> Result<(Program, ModuleState<B>, Inputs<B>)>
+    where
+        I: Tensors,
+        O: StepOutput,
+        F: FnOnce(&M, I) -> O,
+    {
+        let state = self.state::<B>(O::TRAINS)?;
+        let tensors = Inputs::of(inputs)?.all_owned();
+        let mut program = crate::graph::trace::trace::<M, I, O, F>(&self.module, inputs, step)?.program;
+        program.take_over(planner::owned(&program.ends, &tensors));
+        Ok((program, state, tensors))
     }
 
     fn state<B: Target>(&self, trains: bool) -> Result<ModuleState<B>> {

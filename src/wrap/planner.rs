@@ -303,7 +303,7 @@ impl Planner {
         Ok(entry)
     }
 
-    /// The problem of a program, with costs from the profile or measured now.
+    /// The problem of a program, with costs from the profile that is kept or measured now.
     pub(super) fn problem<B: Target>(
         &mut self,
         settings: &Settings,
@@ -311,38 +311,16 @@ impl Planner {
         state: &ModuleState<B>,
         inputs: &Inputs<B>,
     ) -> Result<Problem> {
-        let mut layouts: BTreeMap<ValueId, String> = BTreeMap::new();
-        let module = program.ends.module.iter().map(|m| m.1).zip(&state.tensors);
-        for (place, tensor) in module.chain(program.ends.inputs.iter().copied().zip(&inputs.tensors)) {
-            if let (Some(v), Some(layout)) = (place, &tensor.layout) {
-                layouts.insert(v, layout.clone());
-            }
-        }
-        let starts = |v: ValueId| layouts.get(&v).cloned();
-        let on = state.device()?;
-        let name = B::describe(&on);
+        let name = B::describe(&state.device()?);
         let (path, profile) = self.profiles.entry(name.clone()).or_insert_with(|| open_profile(settings, name));
         let known = (profile.len(), profile.link);
-        if settings.host_memory > Bytes::ZERO && profile.link.is_none() {
-            profile.link = B::link(&on);
-        }
-        let mut probe = OpProbe::<B>::new(&on, program, settings.handlers(), &starts);
-        let mut progress = Progress::new(settings.quiet);
-        let costs =
-            measure::measure(&mut probe, program.values.len(), profile, &mut |done, all| progress.show(done, all));
-        progress.end();
+        let problem = problem_with(settings, program, state, inputs, Table::Grows(profile));
         if (profile.len(), profile.link) != known
             && let Some(path) = path
         {
             save_profile(path, profile);
         }
-        let mut device = Device { name: profile.device.clone(), ..Device::default() };
-        if let Some(link) = profile.link.filter(|_| settings.host_memory > Bytes::ZERO) {
-            device.host_memory = settings.host_memory;
-            (device.d2h_bytes_per_s, device.h2d_bytes_per_s) = (link.d2h_bytes_per_s, link.h2d_bytes_per_s);
-        }
-        let costs = costs?;
-        program.problem("step", &costs, settings.held_bytes(state), B::TENSOR_BYTES, device)
+        problem
     }
 
     /// The plan that was given, one from the plan directory, or a new one.
@@ -378,6 +356,53 @@ impl Planner {
         }
         Ok(plan)
     }
+}
+
+/// Where costs are taken from.
+pub(super) enum Table<'a> {
+    /// What it lacks is measured, and added to it.
+    Grows(&'a mut Profile),
+    /// What it lacks is an error.
+    Stays(&'a Profile),
+}
+
+/// The problem of a program, with costs from a profile.
+pub(super) fn problem_with<B: Target>(
+    settings: &Settings,
+    program: &Program,
+    state: &ModuleState<B>,
+    inputs: &Inputs<B>,
+    table: Table<'_>,
+) -> Result<Problem> {
+    let mut layouts: BTreeMap<ValueId, String> = BTreeMap::new();
+    let module = program.ends.module.iter().map(|m| m.1).zip(&state.tensors);
+    for (place, tensor) in module.chain(program.ends.inputs.iter().copied().zip(&inputs.tensors)) {
+        if let (Some(v), Some(layout)) = (place, &tensor.layout) {
+            layouts.insert(v, layout.clone());
+        }
+    }
+    let starts = |v: ValueId| layouts.get(&v).cloned();
+    let on = state.device()?;
+    let mut probe = OpProbe::<B>::new(&on, program, settings.handlers(), &starts);
+    let values = program.values.len();
+    let (costs, profile) = match table {
+        Table::Stays(profile) => (measure::look_up(&mut probe, values, profile), profile),
+        Table::Grows(profile) => {
+            if settings.host_memory > Bytes::ZERO && profile.link.is_none() {
+                profile.link = B::link(&on);
+            }
+            let mut progress = Progress::new(settings.quiet);
+            let costs = measure::measure(&mut probe, values, profile, &mut |done, all| progress.show(done, all));
+            progress.end();
+            (costs, &*profile)
+        }
+    };
+    let mut device = Device { name: profile.device.clone(), ..Device::default() };
+    if let Some(link) = profile.link.filter(|_| settings.host_memory > Bytes::ZERO) {
+        device.host_memory = settings.host_memory;
+        (device.d2h_bytes_per_s, device.h2d_bytes_per_s) = (link.d2h_bytes_per_s, link.h2d_bytes_per_s);
+    }
+    program.problem("step", &costs?, settings.held_bytes(state), B::TENSOR_BYTES, device)
 }
 
 /// The cost profile of this machine and where it is kept.

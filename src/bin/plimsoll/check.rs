@@ -10,6 +10,7 @@ use crate::output::{self, Failure};
 
 /// Check that a plan is legal, within its budget, and costs what it predicts.
 #[derive(clap::Args)]
+#[command(after_help = "Example: plimsoll check gpt.problem.json gpt.plan.json")]
 pub struct Args {
     /// Problem file; `-` reads standard input
     problem: PathBuf,

@@ -1,6 +1,5 @@
 //! Reading problems, plans and schedules, from a file or from standard input (`-`).
 
-use std::io::Read as _;
 use std::path::Path;
 
 use plimsoll::cost::Problem;
@@ -13,7 +12,7 @@ const STDIN: &str = "<stdin>";
 /// Read a problem.
 pub fn problem(path: &Path) -> Result<Problem> {
     match is_stdin(path) {
-        true => Problem::from_json(&stdin()?, STDIN),
+        true => Problem::from_reader(std::io::stdin().lock(), STDIN),
         false => Problem::load(path),
     }
 }
@@ -21,7 +20,7 @@ pub fn problem(path: &Path) -> Result<Problem> {
 /// Read a plan.
 pub fn plan(path: &Path) -> Result<Plan> {
     match is_stdin(path) {
-        true => Plan::from_json(&stdin()?, STDIN),
+        true => Plan::from_reader(std::io::stdin().lock(), STDIN),
         false => Plan::load(path),
     }
 }
@@ -29,7 +28,7 @@ pub fn plan(path: &Path) -> Result<Plan> {
 /// Read a pipeline schedule.
 pub fn schedule(path: &Path) -> Result<Schedule> {
     match is_stdin(path) {
-        true => Schedule::from_json(&stdin()?, STDIN),
+        true => Schedule::from_reader(std::io::stdin().lock(), STDIN),
         false => Schedule::load(path),
     }
 }
@@ -68,10 +67,4 @@ pub fn checked<'a>(problem_path: &Path, plans: impl Iterator<Item = &'a Path>) -
 
 fn is_stdin(path: &Path) -> bool {
     path.as_os_str() == "-"
-}
-
-fn stdin() -> Result<String> {
-    let mut text = String::new();
-    let read = std::io::stdin().lock().read_to_string(&mut text);
-    read.map(|_| text).map_err(|source| Error::Io { action: "read", path: STDIN.into(), source })
 }

@@ -71,6 +71,7 @@ enum Command {
     /// Run a pipeline schedule: how long it takes, and what each device holds
     Simulate(simulate::Args),
     /// List the solvers
+    #[command(after_help = "Example: plimsoll solvers")]
     Solvers,
     /// List the devices that can be planned for without having them
     Devices(devices::Args),

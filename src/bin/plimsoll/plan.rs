@@ -15,6 +15,7 @@ use crate::{input, progress};
 
 /// Plan a problem under a byte budget.
 #[derive(clap::Args)]
+#[command(after_help = "Example: plimsoll plan gpt.problem.json --budget 40% -o gpt.plan.json")]
 pub struct Args {
     /// Problem file; `-` reads standard input
     problem: PathBuf,
@@ -23,7 +24,7 @@ pub struct Args {
     budget: String,
     #[command(flatten)]
     solving: Solving,
-    /// Write the plan to this file
+    /// Write the plan to this file, compressed if it ends in .zst
     #[arg(long, short, value_name = "PLAN")]
     out: Option<PathBuf>,
     /// Print one JSON object instead of a table

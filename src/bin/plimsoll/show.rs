@@ -11,6 +11,7 @@ use crate::uses::{Uses, by_size};
 
 /// Show what a plan does.
 #[derive(clap::Args)]
+#[command(after_help = "Example: plimsoll show gpt.plan.json gpt.problem.json --steps")]
 pub struct Args {
     /// Plan file; `-` reads standard input
     plan: PathBuf,

@@ -14,6 +14,7 @@ use crate::{input, progress};
 
 /// Plan a problem under many budgets: the curve of peak against time.
 #[derive(clap::Args)]
+#[command(after_help = "Example: plimsoll sweep gpt.problem.json --points 20 --csv")]
 pub struct Args {
     /// Problem file; `-` reads standard input
     problem: PathBuf,

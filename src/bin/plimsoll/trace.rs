@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use burn::tensor::Device;
-use plimsoll::cost::{DeviceSpec, Problem, Roofline};
+use plimsoll::cost::{DeviceSpec, Problem, Profile, Roofline};
 use plimsoll::zoo::{ZooModel, ZooVisitor};
 use plimsoll::{Budget, Error, Rematerialize, Result, Settings, zoo};
 
@@ -12,6 +12,10 @@ use crate::output::{self, Failure};
 
 /// Trace a training step of a model of the zoo into a problem file.
 #[derive(clap::Args)]
+#[command(after_help = "Example: plimsoll trace gpt --set layers=4 -o gpt.problem.json\n\
+    Costs measured on one machine, used on another:\n  \
+    plimsoll trace gpt --save-profile cpu.profile.json -o gpt.problem.json\n  \
+    plimsoll trace gpt --profile cpu.profile.json -o gpt.problem.json")]
 pub struct Args {
     /// Model; `--list` names them
     #[arg(required_unless_present = "list")]
@@ -32,11 +36,17 @@ pub struct Args {
     /// Host memory that activations may be moved to, with `--device`
     #[arg(long, value_name = "SIZE", requires = "device")]
     host_memory: Option<String>,
-    /// Problem file to write; `-` writes standard output
+    /// Run nothing and take costs measured before, on this machine or another
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["roofline", "device", "save_profile"])]
+    profile: Option<PathBuf>,
+    /// Measure every op anew and write what was measured, for `--profile`
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["roofline", "device"])]
+    save_profile: Option<PathBuf>,
+    /// Problem file to write, compressed if it ends in .zst; `-` writes standard output
     #[arg(long, short, value_name = "FILE", required_unless_present = "list")]
     out: Option<PathBuf>,
     /// List the models and their settings
-    #[arg(long, conflicts_with_all = ["model", "set", "roofline", "device", "out"])]
+    #[arg(long, conflicts_with_all = ["model", "set", "roofline", "device", "profile", "save_profile", "out"])]
     list: bool,
 }
 
@@ -55,8 +65,17 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         spec.device.host_memory = size;
     }
     let roofline = args.roofline.as_deref().map(str::parse::<Roofline>).transpose()?;
-    let on = spec.or(roofline.map(DeviceSpec::from));
-    let problem = trace_model(model, &settings, args.optimizer_bytes, on.as_ref())?;
+    let profile = args.profile.as_ref().map(Profile::load).transpose()?;
+    let costs = match (spec.or(roofline.map(DeviceSpec::from)), profile) {
+        (Some(spec), _) => CostsFrom::Device(spec),
+        (None, Some(profile)) => CostsFrom::Profile(profile),
+        (None, None) if args.save_profile.is_some() => CostsFrom::MeasuredAnew,
+        (None, None) => CostsFrom::Measured,
+    };
+    let (problem, measured) = traced(model, &settings, args.optimizer_bytes, &costs)?;
+    if let (Some(file), Some(profile)) = (&args.save_profile, measured) {
+        profile.save(file)?;
+    }
     if out.as_os_str() == "-" {
         return Ok(output::print(&format!("{}\n", problem.to_json()))?);
     }
@@ -72,6 +91,18 @@ pub fn setting(text: &str) -> Result<(String, String)> {
     }
 }
 
+/// Where the costs of ops come from.
+enum CostsFrom {
+    /// This machine's CPU, where they are kept once measured.
+    Measured,
+    /// The same, measured anew and handed out.
+    MeasuredAnew,
+    /// A file.
+    Profile(Profile),
+    /// The roofline of a device, which becomes the problem's.
+    Device(DeviceSpec),
+}
+
 /// Trace one training step of the zoo's model `name` and measure its ops on this machine's CPU, or
 /// take their costs from the roofline of the device `on`, which becomes the problem's.
 pub fn trace_model(
@@ -80,42 +111,58 @@ pub fn trace_model(
     optimizer_bytes: f64,
     on: Option<&DeviceSpec>,
 ) -> Result<Problem> {
+    let costs = on.map_or(CostsFrom::Measured, |spec| CostsFrom::Device(spec.clone()));
+    Ok(traced(name, settings, optimizer_bytes, &costs)?.0)
+}
+
+fn traced(
+    name: &str,
+    settings: &[(String, String)],
+    optimizer_bytes: f64,
+    costs: &CostsFrom,
+) -> Result<(Problem, Option<Profile>)> {
     let device = Device::flex().autodiff();
     let settings = settings.iter().fold(zoo::Settings::new(), |all, (key, value)| all.set(key, value));
-    let tracer = Tracer { device: &device, optimizer_bytes, roofline: on.map(|spec| &spec.roofline) };
-    let mut problem = zoo::with_model(name, &settings, &device, 0, tracer)??;
+    let tracer = Tracer { device: &device, optimizer_bytes, costs };
+    let (mut problem, profile) = zoo::with_model(name, &settings, &device, 0, tracer)??;
     problem.name = std::iter::once(name.to_owned())
         .chain(settings.iter().map(|(k, v)| format!("{k}={v}")))
         .collect::<Vec<_>>()
         .join(" ");
-    if let Some(spec) = on {
+    if let CostsFrom::Device(spec) = costs {
         problem.device = spec.device.clone();
     }
-    Ok(problem)
+    Ok((problem, profile))
 }
 
 struct Tracer<'a> {
     device: &'a Device,
     optimizer_bytes: f64,
-    roofline: Option<&'a Roofline>,
+    costs: &'a CostsFrom,
 }
 
 impl ZooVisitor for Tracer<'_> {
-    type Output = Result<Problem>;
+    type Output = Result<(Problem, Option<Profile>)>;
 
     fn visit<M: ZooModel>(
         self,
         _name: &'static str,
         model: M,
         batch: impl Fn(u64, &Device) -> M::Inputs + Send + Sync + 'static,
-    ) -> Result<Problem> {
+    ) -> Self::Output {
         let settings = Settings::new(Budget::Unlimited).optimizer_bytes_per_parameter(self.optimizer_bytes);
         let model = Rematerialize::with_settings(model, settings);
         let (inputs, step) = (batch(0, self.device), |m: &M, inputs| m.batch_loss(inputs));
-        match self.roofline {
-            Some(roofline) => model.problem_on(roofline, inputs, step),
-            None => model.problem(inputs, step),
-        }
+        let problem = match self.costs {
+            CostsFrom::Measured => model.problem(inputs, step)?,
+            CostsFrom::Profile(profile) => model.problem_from(profile, inputs, step)?,
+            CostsFrom::Device(spec) => model.problem_on(&spec.roofline, inputs, step)?,
+            CostsFrom::MeasuredAnew => {
+                let (problem, profile) = model.problem_and_profile(inputs, step)?;
+                return Ok((problem, Some(profile)));
+            }
+        };
+        Ok((problem, None))
     }
 }
 

@@ -82,7 +82,7 @@ impl Cell {
         match &self.case {
             Case::Problem { file, .. } => {
                 let name = Path::new(file).file_name().map_or(file.as_str().into(), |name| name.to_string_lossy());
-                name.trim_end_matches(".problem.json").to_owned()
+                name.trim_end_matches(".zst").trim_end_matches(".problem.json").to_owned()
             }
             Case::Model { name, settings, .. } if settings.is_empty() => name.clone(),
             Case::Model { name, settings, .. } => format!("{name} {}", settings.join(" ")),

@@ -137,7 +137,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 fn labels(paths: &[PathBuf]) -> Vec<String> {
     let short = |path: &PathBuf| {
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-        let stem = name.strip_suffix(".json").unwrap_or(&name);
+        let stem = name.strip_suffix(".zst").unwrap_or(&name);
+        let stem = stem.strip_suffix(".json").unwrap_or(stem);
         stem.strip_suffix(".plan").unwrap_or(stem).to_owned()
     };
     let names: Vec<String> = paths.iter().map(short).collect();
