@@ -66,7 +66,7 @@ enum Command {
     /// Run a declared grid of problems, solvers and budgets; what is done already is not done again
     Experiment(experiment::Args),
     /// Run a pipeline schedule: how long it takes, and what each device holds
-    Simulate(simulate::Args),
+    Simulate(Box<simulate::Args>),
     /// List the solvers
     Solvers,
     /// List the devices that can be planned for without having them
