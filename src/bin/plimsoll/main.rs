@@ -69,7 +69,7 @@ enum Command {
     /// Cut a model into pipeline stages and plan cuts, schedule and recomputation together
     Pipeline(pipeline::Args),
     /// Run a pipeline schedule: how long it takes, and what each device holds
-    Simulate(simulate::Args),
+    Simulate(Box<simulate::Args>),
     /// List the solvers
     #[command(after_help = "Example: plimsoll solvers")]
     Solvers,
