@@ -186,10 +186,10 @@ fn least_stage(blocks: &[Block], from: usize, to: usize, count: u64, room: u64) 
         let began = if last { saved } else { saved | 1 << (2 * len - 1) };
         let after = search(&[(began, 0)], budget, true);
         let done = after.iter().filter(|(set, _)| **set >> len & 1 == 1 && (!last || **set & sent != 0));
-        if let Some(backward) = done.map(|(_, time)| *time).min() {
-            if best.is_none_or(|(f, b, _)| forward + backward < f + b) {
-                best = Some((forward, backward, bytes(saved)));
-            }
+        if let Some(backward) = done.map(|(_, time)| *time).min()
+            && best.is_none_or(|(f, b, _)| forward + backward < f + b)
+        {
+            best = Some((forward, backward, bytes(saved)));
         }
     }
     best

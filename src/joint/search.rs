@@ -119,7 +119,7 @@ pub fn plan_pipeline(problem: &Problem, topology: &Topology, options: &Options) 
         }
     }
     if options.method == Method::Joint {
-        search.improve(&mut best)?;
+        search.improve(&schedules[0], &mut best)?;
         search.polish(&mut best)?;
     }
     let Some((mut plan, _)) = best else { return Err(search.nothing(problem)) };
@@ -277,10 +277,9 @@ impl Search<'_> {
         ends
     }
 
-    /// All there are, or cuts moved one by one, for as long as that helps.
-    fn improve(&self, best: &mut Option<(PipelinePlan, Vec<usize>)>) -> Result<()> {
-        let Some((plan, _)) = &*best else { return Ok(()) };
-        let schedule = plan.schedule.clone();
+    /// All there are, or cuts moved one by one, for as long as that helps; with the schedule of the best, or `first`.
+    fn improve(&self, first: &Schedule, best: &mut Option<(PipelinePlan, Vec<usize>)>) -> Result<()> {
+        let schedule = best.as_ref().map_or(first, |(plan, _)| &plan.schedule).clone();
         if ways(self.cuts.len() as u64, schedule.chunks() as u64 - 1) <= FEW {
             let mut ends: Vec<usize> = (1..schedule.chunks()).collect();
             loop {

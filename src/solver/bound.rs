@@ -327,7 +327,7 @@ pub(crate) fn priced(problem: &Problem, steps: usize) -> Vec<Priced> {
     let middle = (i128::from(time) << SCALE) / i128::from(boundary.crossing.max(1));
     let price = |step: usize| match step {
         0 => 1,
-        _ => (middle * (1i128 << step) >> (steps * 2 / 3)).clamp(1, MOST),
+        _ => ((middle * (1i128 << step)) >> (steps * 2 / 3)).clamp(1, MOST),
     };
     let prices: Vec<i128> = (0..steps.max(1)).map(price).collect();
     let cuts: Vec<Option<Cut>> = prices.into_par_iter().map(|price| boundary.cut(price)).collect();
