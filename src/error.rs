@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use std::path::PathBuf;
 
 use crate::check::Violation;
+use crate::pipeline::Violation as ScheduleViolation;
 use crate::units::Bytes;
 
 /// `Result` with this crate's [`Error`].
@@ -82,6 +83,33 @@ pub enum Error {
     /// A plan that breaks a rule; found by [`check`](crate::check::check).
     #[error("illegal plan: {0}")]
     IllegalPlan(#[from] Violation),
+    /// A schedule whose parts contradict each other.
+    #[error("invalid schedule: {at}: {why}")]
+    InvalidSchedule {
+        /// The route, microbatch, or device and action at fault, or the field.
+        at: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A topology whose parts contradict each other or what it is used for.
+    #[error("invalid topology: {at}: {why}")]
+    InvalidTopology {
+        /// The device or link at fault.
+        at: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A schedule that breaks a rule; found by [`pipeline::verify`](crate::pipeline::verify).
+    #[error("illegal schedule: {0}")]
+    IllegalSchedule(#[from] ScheduleViolation),
+    /// A schedule name that no generator has.
+    #[error("no schedule is called `{name}`; there are: {known}")]
+    UnknownSchedule {
+        /// The name asked for.
+        name: String,
+        /// The names there are.
+        known: String,
+    },
     /// No plan of this graph fits the budget, or none was found: see `proved`.
     #[error("{}", infeasible_message(*.budget, *.minimum, *.proved, .why))]
     Infeasible {
@@ -185,6 +213,12 @@ mod tests {
         let why = || "a reason".to_owned();
         let source = || std::io::Error::from(std::io::ErrorKind::PermissionDenied);
         let violation = Violation { step: 3, rule: Rule::NoSuchValue { index: 9, count: 5 } };
+        let illegal = ScheduleViolation {
+            device: crate::pipeline::Device(1),
+            index: 4,
+            action: Some(crate::pipeline::Action::Update(crate::pipeline::Chunk(2))),
+            rule: crate::pipeline::Rule::NoReplica,
+        };
         let infeasible = |minimum, proved| Error::Infeasible {
             budget: Bytes(5000),
             minimum,
@@ -201,6 +235,10 @@ mod tests {
             Error::Io { action: "read", path: "gpt.problem.json".into(), source: source() },
             Error::PlanForAnotherGraph { plan: "01".into(), graph: "23".into() },
             Error::IllegalPlan(violation),
+            Error::InvalidSchedule { at: "d0 action 2".into(), why: why() },
+            Error::InvalidTopology { at: "link 3".into(), why: why() },
+            Error::IllegalSchedule(illegal),
+            Error::UnknownSchedule { name: "2f2b".into(), known: "gpipe, 1f1b".into() },
             infeasible(Some(Bytes(10_244)), true),
             infeasible(None, false),
             Error::UnknownSolver { name: "oracle".into(), known: "auto, evict".into() },
@@ -220,6 +258,10 @@ mod tests {
                 | Error::Io { .. }
                 | Error::PlanForAnotherGraph { .. }
                 | Error::IllegalPlan(_)
+                | Error::InvalidSchedule { .. }
+                | Error::InvalidTopology { .. }
+                | Error::IllegalSchedule(_)
+                | Error::UnknownSchedule { .. }
                 | Error::Infeasible { .. }
                 | Error::UnknownSolver { .. }
                 | Error::Unsupported { .. }
@@ -245,6 +287,10 @@ mod tests {
         cannot read gpt.problem.json: permission denied
         the plan was made for graph 01, but this graph is 23: plan it anew
         illegal plan: step 3: there is no value 9: the graph has 5
+        invalid schedule: d0 action 2: a reason
+        invalid topology: link 3: a reason
+        illegal schedule: d1 action 4 (update c2): the device has no replica of the chunk
+        no schedule is called `2f2b`; there are: gpipe, 1f1b
         no plan fits the budget of 5000 bytes (4.88 KiB): op1 (Tanh) needs 9216 bytes by itself; the smallest budget a plan was found for is 10244 (10.00 KiB)
         no plan was found for the budget of 5000 bytes (4.88 KiB): op1 (Tanh) needs 9216 bytes by itself; no budget was found to suffice
         no solver is called `oracle`; there are: auto, evict

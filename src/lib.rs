@@ -3,8 +3,8 @@
 //! [`Rematerialize`] wraps a module so that its training steps stay within a [`Budget`]. Underneath,
 //! each part can be used by itself: [`graph`] (one training step as data, and tracing), [`cost`]
 //! (measured costs, problem files), [`solver`] (named solvers and lower bounds), [`plan`] (steps,
-//! the simulator, plan files), [`check`] (the independent checker), [`runtime`] (the executor).
-//! `DESIGN.md` says how they fit together.
+//! the simulator, plan files), [`check`] (the independent checker), [`runtime`] (the executor),
+//! [`pipeline`] (schedules of pipelines), [`joint`] (stages, cuts and schedules chosen together). `DESIGN.md` says how they fit together.
 #![deny(unsafe_code)]
 #![deny(missing_docs)]
 
@@ -15,6 +15,8 @@ pub mod entity;
 #[cfg(feature = "fuzzing")]
 pub mod fuzz;
 pub mod graph;
+pub mod joint;
+pub mod pipeline;
 pub mod plan;
 #[cfg(feature = "flex")]
 pub mod runtime;

@@ -9,8 +9,21 @@ use std::path::{Path, PathBuf};
 const MAY: &[(&str, &[&str])] = &[
     ("entity", &[]),
     ("units", &["error"]),
-    // The error enum wraps the checker's violation.
-    ("error", &["units", "check::Violation"]),
+    // The error enum wraps the checkers' violations.
+    // Rules and the like: its unit test makes one of each error.
+    (
+        "error",
+        &[
+            "units",
+            "check::Violation",
+            "check::Rule",
+            "pipeline::Violation",
+            "pipeline::Rule::NoReplica",
+            "pipeline::Device",
+            "pipeline::Chunk",
+            "pipeline::Action::Update",
+        ],
+    ),
     ("files", &["error"]),
     ("alloc", &["units"]),
     ("stats", &[]),
@@ -22,6 +35,8 @@ const MAY: &[(&str, &[&str])] = &[
     ("check", &["entity", "units", "error", "graph", "cost", "plan"]),
     ("solver", &["entity", "units", "error", "graph", "cost", "plan"]),
     ("runtime", &["entity", "units", "error", "files", "alloc", "graph", "cost", "plan"]),
+    ("pipeline", &["units", "error", "files"]),
+    ("joint", &["entity", "units", "error", "graph", "cost", "plan", "check", "solver", "pipeline"]),
     ("zoo", &["error", "graph"]),
     ("fuzz", &["entity", "units", "error", "graph", "cost", "plan", "check", "solver"]),
     ("wrap", &["entity", "units", "error", "files", "alloc", "graph", "cost", "plan", "check", "solver", "runtime"]),

@@ -37,6 +37,8 @@ use rayon::prelude::*;
 use super::flow::Network;
 use super::load::Load;
 use super::model::{Model, NONE};
+use crate::cost::Problem;
+use crate::entity::OpId;
 
 /// Instants solved to the end, after a look at more of them.
 const SOLVED: usize = 8;
@@ -69,6 +71,8 @@ pub(super) struct Cut {
     pub kept: u64,
     /// Units run again after it.
     pub again: Vec<bool>,
+    /// Items kept.
+    held: Vec<bool>,
 }
 
 impl<'a, 'm> Boundary<'a, 'm> {
@@ -181,11 +185,9 @@ impl<'a, 'm> Boundary<'a, 'm> {
         }
         let value = net.cut(source, sink)?;
         let again: Vec<bool> = (0..model.units.len()).map(|u| net.reached(items + u)).collect();
-        let kept = (0..items)
-            .filter(|&s| net.reached(s) && !again[model.items[s].maker as usize])
-            .map(|s| self.load.keeping(model, s as u32))
-            .sum();
-        Some(Cut { price, value, kept, again })
+        let held: Vec<bool> = (0..items).map(|s| net.reached(s) && !again[model.items[s].maker as usize]).collect();
+        let kept = (0..items).filter(|&s| held[s]).map(|s| self.load.keeping(model, s as u32)).sum();
+        Some(Cut { price, value, kept, again, held })
     }
 
     /// The least overhead of any plan within `budget`, and the cuts on both sides of it: the one
@@ -304,6 +306,42 @@ pub(super) fn ranked(model: &Model, budget: u64) -> Vec<(u64, u32)> {
     ranked[..solved].par_iter_mut().for_each(|it| it.0 = it.0.max(solve(it.1).0));
     ranked.sort_unstable_by_key(order);
     ranked
+}
+
+/// What is kept from the forward to the backward, and what is made again, where a byte has a price.
+pub(crate) struct Priced {
+    /// Who makes what is kept, and its bytes.
+    pub kept: Vec<(OpId, u64)>,
+    /// What runs again, and its time.
+    pub again: Vec<(OpId, u64)>,
+}
+
+/// The cheapest choice of what to keep at each of a ladder of prices, from everything to next to nothing: the curve
+/// of memory against time of a whole step, op by op, so that parts of it are those of a part of the step. Empty where nothing
+/// crosses from a forward to a backward part.
+pub(crate) fn priced(problem: &Problem, steps: usize) -> Vec<Priced> {
+    let model = Model::new(problem, true);
+    let Some(boundary) = Boundary::find(&model).into_iter().next() else { return Vec::new() };
+    let time: u64 = model.units.iter().fold(0, |t, u| t.saturating_add(u.time));
+    // Around the price at which all that crosses is worth the time of everything.
+    let middle = (i128::from(time) << SCALE) / i128::from(boundary.crossing.max(1));
+    let price = |step: usize| match step {
+        0 => 1,
+        _ => ((middle * (1i128 << step)) >> (steps * 2 / 3)).clamp(1, MOST),
+    };
+    let prices: Vec<i128> = (0..steps.max(1)).map(price).collect();
+    let cuts: Vec<Option<Cut>> = prices.into_par_iter().map(|price| boundary.cut(price)).collect();
+    let told = |cut: Cut| Priced {
+        kept: (0..model.items.len())
+            .filter(|&s| cut.held[s])
+            .filter_map(|s| Some((model.units[model.items[s].maker as usize].op?, model.items[s].bytes)))
+            .collect(),
+        again: (0..model.units.len())
+            .filter(|&u| cut.again[u])
+            .filter_map(|u| Some((model.units[u].op?, model.units[u].time)))
+            .collect(),
+    };
+    cuts.into_iter().flatten().map(told).collect()
 }
 
 /// Whole nanoseconds: times are whole, so a fraction more than n means at least n + 1.

@@ -54,6 +54,7 @@ mod window;
 #[doc(hidden)]
 pub use moves::{Move, Moves};
 
+pub(crate) use bound::priced;
 pub use frame::{baseline, lower_bound, plan, strongest_bound};
 pub use progress::{Cancel, OnProgress, Progress};
 pub use registry::{by_name, names, solvers};

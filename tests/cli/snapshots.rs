@@ -27,7 +27,7 @@ struct Shown {
 
 const NOTHING: Shown = Shown { name: "", run: "", without_plan: &[], errors: &[], masked: str::to_owned, clocked: &[] };
 
-const SHOWN: [Shown; 15] = [
+const SHOWN: [Shown; 17] = [
     Shown {
         name: "trace",
         run: "lora --roofline 312e12,2e12 -o lora.problem.json",
@@ -215,6 +215,44 @@ const SHOWN: [Shown; 15] = [
         errors: &["", "none.toml", "garbage.json", "wrong.toml", "grid.toml --jobs none"],
         ..NOTHING
     },
+    Shown {
+        name: "pipeline",
+        run: "tiny.problem.json --devices 2 --memory 20kB -m 4 --schedule 1f1b --width 80",
+        without_plan: &["tiny.problem.json --devices 2 --memory 1kB"],
+        errors: &[
+            "",
+            "tiny.problem.json",
+            "tiny.problem.json --devices 2",
+            "tiny.problem.json --devices 0 --memory 1GiB",
+            "tiny.problem.json --devices 2 --memory much",
+            "tiny.problem.json --devices 99 --memory 1GiB",
+            "tiny.problem.json --devices 2 --memory 1GiB --microbatches 0",
+            "tiny.problem.json --devices 2 --memory 1GiB --method best",
+            "tiny.problem.json --devices 2 --memory 1GiB --schedule 2f2b",
+            "tiny.problem.json --devices 2 --memory 1GiB --time-limit -1",
+            "tiny.problem.json --topology none.json",
+            "tiny.problem.json --topology garbage.json",
+            "tiny.problem.json --topology none.json --devices 2",
+            "nope.json --devices 2 --memory 1GiB",
+        ],
+        masked: method_seconds,
+        clocked: &["solve_seconds"],
+    },
+    Shown {
+        name: "simulate",
+        run: "1f1b --stages 2 --microbatches 3 --width 80",
+        errors: &[
+            "",
+            "nope",
+            "1f1b",
+            "1f1b -p 2",
+            "1f1b -p 0 -m 1",
+            "tiny.problem.json",
+            "1f1b -p 2 -m 2 --forward soon",
+            "1f1b -p 2 -m 2 --topology none.json",
+        ],
+        ..NOTHING
+    },
     Shown { name: "solvers", errors: &["auto", "--json"], ..NOTHING },
     Shown { name: "devices", errors: &["l4"], ..NOTHING },
     Shown { name: "completions", run: "fish", errors: &["", "cmd"], ..NOTHING },
@@ -225,7 +263,17 @@ const SHOWN: [Shown; 15] = [
 
 /// `solver  auto, 0.12 s`.
 pub fn solver_seconds(text: &str) -> String {
-    let line = |line: &str| match line.strip_prefix("solver") {
+    seconds_after("solver", text)
+}
+
+/// `method  joint, 4 pipelines tried, 0.12 s`.
+fn method_seconds(text: &str) -> String {
+    seconds_after("method", text)
+}
+
+/// The seconds that end the line of a label taken out.
+fn seconds_after(label: &str, text: &str) -> String {
+    let line = |line: &str| match line.strip_prefix(label) {
         Some(_) => format!("{} [seconds] s", line.rsplitn(3, ' ').last().unwrap()),
         None => line.to_owned(),
     };

@@ -1,8 +1,9 @@
-//! Reading problems and plans, from a file or from standard input (`-`).
+//! Reading problems, plans and schedules, from a file or from standard input (`-`).
 
 use std::path::Path;
 
 use plimsoll::cost::Problem;
+use plimsoll::pipeline::Schedule;
 use plimsoll::plan::Plan;
 use plimsoll::{Error, Result};
 
@@ -21,6 +22,14 @@ pub fn plan(path: &Path) -> Result<Plan> {
     match is_stdin(path) {
         true => Plan::from_reader(std::io::stdin().lock(), STDIN),
         false => Plan::load(path),
+    }
+}
+
+/// Read a pipeline schedule.
+pub fn schedule(path: &Path) -> Result<Schedule> {
+    match is_stdin(path) {
+        true => Schedule::from_reader(std::io::stdin().lock(), STDIN),
+        false => Schedule::load(path),
     }
 }
 

@@ -12,11 +12,13 @@ mod experiment;
 mod hash;
 mod input;
 mod output;
+mod pipeline;
 mod plan;
 mod progress;
 mod report;
 mod shell;
 mod show;
+mod simulate;
 mod solvers;
 mod solving;
 mod sweep;
@@ -64,6 +66,10 @@ enum Command {
     Compare(compare::Args),
     /// Run a declared grid of problems, solvers and budgets; what is done already is not done again
     Experiment(experiment::Args),
+    /// Cut a model into pipeline stages and plan cuts, schedule and recomputation together
+    Pipeline(pipeline::Args),
+    /// Run a pipeline schedule: how long it takes, and what each device holds
+    Simulate(Box<simulate::Args>),
     /// List the solvers
     #[command(after_help = "Example: plimsoll solvers")]
     Solvers,
@@ -97,6 +103,8 @@ fn main() -> ExitCode {
         Command::Estimate(args) => estimate::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Experiment(args) => experiment::run(&args),
+        Command::Pipeline(args) => pipeline::run(&args),
+        Command::Simulate(args) => simulate::run(&args),
         Command::Solvers => solvers::run(),
         Command::Devices(args) => devices::run(&args),
         Command::Completions(args) => shell::completions(&args),

@@ -1,0 +1,285 @@
+//! `plimsoll pipeline`.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use plimsoll::joint::{self, Method, Options, PipelinePlan, plan_pipeline};
+use plimsoll::pipeline::Topology;
+use plimsoll::{Budget, Bytes, Error, Nanos, Result};
+use serde::Serialize;
+
+use crate::input;
+use crate::output::{self, Failure};
+use crate::simulate::grid;
+
+/// Cut a model into pipeline stages and plan them together: cuts, schedule, recomputation, offload.
+#[derive(clap::Args)]
+#[command(
+    after_help = "Example: plimsoll pipeline gpt.problem.json --devices 4 --memory 24GiB --microbatches 16 --schedule 1f1b"
+)]
+pub struct Args {
+    /// Problem file of one microbatch; `-` reads standard input
+    problem: PathBuf,
+    /// Topology file: machines, their devices, what connects them
+    #[arg(long, value_name = "FILE", required_unless_present = "devices", conflicts_with_all = ["devices", "memory"])]
+    topology: Option<PathBuf>,
+    /// Equal devices in place of a topology, between which messages take no time
+    #[arg(long, short = 'p', requires = "memory")]
+    devices: Option<usize>,
+    /// Bytes of each of them
+    #[arg(long, value_name = "BYTES", requires = "devices")]
+    memory: Option<String>,
+    /// Microbatches in a step
+    #[arg(long, short, default_value_t = 8)]
+    microbatches: usize,
+    /// Schedule (`plimsoll simulate --list`); the best of several if not given
+    #[arg(long)]
+    schedule: Option<String>,
+    /// Chunks per device, for schedules that leave it open
+    #[arg(long, short = 'v')]
+    chunks: Option<usize>,
+    /// How to cut and what to recompute: joint, equal-layers, equal-time, memory-aware, full-recompute, inter-op
+    #[arg(long, default_value = "joint", conflicts_with = "compare")]
+    method: String,
+    /// Plan by every method, and compare them
+    #[arg(long)]
+    compare: bool,
+    /// Replicas of the whole pipeline that add up their gradients
+    #[arg(long, default_value_t = 1)]
+    replicas: usize,
+    /// Seconds planning may take
+    #[arg(long, default_value = "60", value_name = "SECONDS", allow_hyphen_values = true)]
+    time_limit: f64,
+    /// Save the schedule
+    #[arg(long, value_name = "FILE")]
+    save_schedule: Option<PathBuf>,
+    /// Columns up to which a picture of the step is drawn
+    #[arg(long, default_value_t = 160)]
+    width: usize,
+    /// Print one JSON object instead of tables
+    #[arg(long, conflicts_with = "compare")]
+    json: bool,
+}
+
+/// What `--json` prints. Bytes, nanoseconds.
+#[derive(Serialize)]
+struct Report<'a> {
+    method: String,
+    schedule: &'a str,
+    microbatches: usize,
+    makespan: Nanos,
+    lower_bound: Nanos,
+    /// Share of the devices' time that is idle.
+    bubble: f64,
+    tried: usize,
+    solve_seconds: f64,
+    stages: Vec<Row<'a>>,
+    devices: Vec<Device>,
+}
+
+#[derive(Serialize)]
+struct Row<'a> {
+    devices: &'a [usize],
+    ops: usize,
+    forward_ops: usize,
+    forward_time: Nanos,
+    backward_time: Nanos,
+    weight_time: Nanos,
+    overhead: Nanos,
+    peak: Bytes,
+    saved: Bytes,
+    state: Bytes,
+    sent: Bytes,
+    returned: Bytes,
+}
+
+#[derive(Serialize)]
+struct Device {
+    memory: Bytes,
+    peak: Bytes,
+    peak_in_flight: usize,
+    busy: Nanos,
+    idle: Nanos,
+}
+
+/// Plan, tell.
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let topology = topology(args)?;
+    let options = options(args)?;
+    let problem = input::problem(&args.problem)?;
+    if args.compare {
+        let mut rows = vec![
+            ["method", "schedule", "step", "to the best", "recomputed", "largest peak"].map(str::to_owned).to_vec(),
+        ];
+        let mut plans = Vec::new();
+        for method in joint::methods() {
+            match plan_pipeline(&problem, &topology, &Options { method, ..options.clone() }) {
+                Ok(plan) => plans.push((method, Some(plan))),
+                Err(Error::Infeasible { .. }) => plans.push((method, None)),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let best = plans.iter().filter_map(|(_, plan)| plan.as_ref().map(|plan| plan.makespan)).min();
+        let Some(best) = best else {
+            output::complain("no method found a pipeline that fits");
+            return Err(Failure::NoPlan);
+        };
+        for (method, plan) in &plans {
+            rows.push(match plan {
+                None => vec![method.to_string(), "-".into(), "does not fit".into(), "-".into(), "-".into(), "-".into()],
+                Some(plan) => {
+                    let again: Nanos = plan.stages.iter().map(|stage| stage.overhead).sum();
+                    let work: Nanos =
+                        plan.stages.iter().map(|s| s.forward_time + s.backward_time + s.weight_time).sum();
+                    let peak = plan.run.devices.iter().map(|device| device.peak).max().unwrap_or_default();
+                    vec![
+                        method.to_string(),
+                        plan.schedule.name().to_owned(),
+                        plan.makespan.to_string(),
+                        format!("{:.3} x", plan.makespan.get() as f64 / best.get().max(1) as f64),
+                        output::percent(again.get() as f64 / work.get().max(1) as f64),
+                        peak.to_string(),
+                    ]
+                }
+            });
+        }
+        return Ok(output::print(&output::table(&rows, &[2, 3, 4, 5]))?);
+    }
+    let start = Instant::now();
+    match plan_pipeline(&problem, &topology, &options) {
+        Ok(plan) => {
+            if let Some(path) = &args.save_schedule {
+                plan.run.placed(&plan.schedule).save(path)?;
+            }
+            let seconds = start.elapsed().as_secs_f64();
+            Ok(output::print(&match args.json {
+                true => output::json(&report(&plan, &topology, seconds)),
+                false => told(&plan, &topology, seconds, args.width),
+            })?)
+        }
+        Err(Error::Infeasible { proved, why, .. }) => {
+            let word = if proved { "no pipeline fits" } else { "no pipeline was found that fits" };
+            output::complain(&format!("{word}: {why}"));
+            Err(Failure::NoPlan)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn topology(args: &Args) -> Result<Topology> {
+    match (&args.topology, args.devices, &args.memory) {
+        (Some(path), ..) => Topology::load(path),
+        (None, Some(0), _) => {
+            Err(Error::InvalidSetting { name: "--devices".into(), why: "there must be at least one".into() })
+        }
+        (None, devices, memory) => {
+            let memory: Budget = memory.as_deref().unwrap_or("unlimited").parse()?;
+            Ok(Topology::equal(devices.unwrap_or(1), memory.resolve(Bytes(u64::MAX >> 2))?))
+        }
+    }
+}
+
+fn options(args: &Args) -> Result<Options> {
+    let time_limit = Duration::try_from_secs_f64(args.time_limit).map_err(|_| Error::InvalidSetting {
+        name: "--time-limit".into(),
+        why: format!("{} is not a number of seconds, zero or more", args.time_limit),
+    })?;
+    let method: Method = args.method.parse()?;
+    let (microbatches, schedule, chunks, replicas) =
+        (args.microbatches, args.schedule.clone(), args.chunks, args.replicas);
+    Ok(Options { microbatches, schedule, chunks, method, replicas, time_limit, ..Options::default() })
+}
+
+fn bubble(plan: &PipelinePlan) -> f64 {
+    let idle: f64 = plan.run.devices.iter().map(|device| device.idle.get() as f64).sum();
+    idle / (plan.makespan.get().max(1) as f64 * plan.run.devices.len() as f64)
+}
+
+fn report<'a>(plan: &'a PipelinePlan, topology: &Topology, solve_seconds: f64) -> Report<'a> {
+    let row = |stage: &'a joint::StagePlan| Row {
+        devices: &stage.devices,
+        ops: stage.ops.len(),
+        forward_ops: stage.forward_ops,
+        forward_time: stage.forward_time,
+        backward_time: stage.backward_time,
+        weight_time: stage.weight_time,
+        overhead: stage.overhead,
+        peak: stage.plan.predicted.peak,
+        saved: stage.saved,
+        state: stage.state,
+        sent: stage.sent,
+        returned: stage.returned,
+    };
+    let devices = plan.run.devices.iter().zip(topology.devices()).map(|(run, place)| Device {
+        memory: place.memory,
+        peak: run.peak,
+        peak_in_flight: run.peak_in_flight,
+        busy: run.busy,
+        idle: run.idle,
+    });
+    Report {
+        method: plan.method.to_string(),
+        schedule: plan.schedule.name(),
+        microbatches: plan.schedule.microbatches(),
+        makespan: plan.makespan,
+        lower_bound: plan.lower_bound,
+        bubble: bubble(plan),
+        tried: plan.tried,
+        solve_seconds,
+        stages: plan.stages.iter().map(row).collect(),
+        devices: devices.collect(),
+    }
+}
+
+fn told(plan: &PipelinePlan, topology: &Topology, seconds: f64, width: usize) -> String {
+    let name = if topology.name().is_empty() { String::new() } else { format!(", {}", topology.name()) };
+    let above = plan.makespan.over(plan.lower_bound);
+    let mut text = output::rows([
+        ("devices", format!("{}{name}", plan.run.devices.len())),
+        ("schedule", format!("{}, {} microbatches", plan.schedule.name(), plan.schedule.microbatches())),
+        ("method", format!("{}, {} pipelines tried, {seconds:.2} s", plan.method, plan.tried)),
+        ("step", format!("{}, bubble {}", plan.makespan, output::percent(bubble(plan)))),
+        (
+            "bound",
+            format!(
+                "no pipeline on these devices takes less than {} ({} below)",
+                plan.lower_bound,
+                output::percent(above)
+            ),
+        ),
+    ]);
+    let header = ["stage", "device", "ops", "forward", "backward", "weights", "again", "saved", "sends", "state"];
+    let rows = plan.stages.iter().enumerate().map(|(c, stage)| {
+        let devices: Vec<String> = stage.devices.iter().map(|d| format!("d{d}")).collect();
+        let time = stage.forward_time + stage.backward_time + stage.weight_time;
+        vec![
+            format!("c{c}"),
+            devices.join(" "),
+            format!("{} + {}", stage.forward_ops, stage.ops.len() - stage.forward_ops),
+            stage.forward_time.to_string(),
+            stage.backward_time.to_string(),
+            stage.weight_time.to_string(),
+            output::percent(stage.overhead.get() as f64 / time.get().max(1) as f64),
+            stage.saved.to_string(),
+            stage.sent.to_string(),
+            stage.state.to_string(),
+        ]
+    });
+    text.push('\n');
+    let rows: Vec<Vec<String>> = std::iter::once(header.map(str::to_owned).to_vec()).chain(rows).collect();
+    text.push_str(&output::table(&rows, &[2, 3, 4, 5, 6, 7, 8, 9]));
+    let header = ["device", "memory", "peak", "in flight", "busy", "idle"].map(str::to_owned).to_vec();
+    let rows = plan.run.devices.iter().zip(topology.devices()).enumerate().map(|(d, (run, place))| {
+        let (memory, peak) = (place.memory.to_string(), run.peak.to_string());
+        let flight = run.peak_in_flight.to_string();
+        vec![format!("d{d} {}", place.name), memory, peak, flight, run.busy.to_string(), run.idle.to_string()]
+    });
+    text.push('\n');
+    let rows: Vec<Vec<String>> = std::iter::once(header).chain(rows).collect();
+    text.push_str(&output::table(&rows, &[1, 2, 3, 4, 5]));
+    if let Some(grid) = grid::draw(&plan.schedule, &plan.run, width) {
+        text.push('\n');
+        text.push_str(&grid);
+    }
+    text
+}

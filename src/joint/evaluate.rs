@@ -1,0 +1,415 @@
+//! What cuts and a schedule come to, with every stage planned.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::cuts::{Cut, Layout, is_source};
+use super::stage::{Measure, Stage};
+use super::{Method, PipelinePlan, StagePlan};
+use crate::check;
+use crate::cost::{Device, Problem};
+use crate::entity::{Entity, OpId};
+use crate::error::Result;
+use crate::graph::{Fnv, Replay};
+use crate::pipeline::{self, Action, ChunkCost, DeviceCost, Schedule, Topology, Workload};
+use crate::plan::{Lowering, Plan, Predicted, Status, Step, lower};
+use crate::solver;
+use crate::units::{Bytes, Nanos};
+
+/// Shares of what the backward needs beside what is saved, if nothing is recomputed, that plans get.
+const SHARES: [f64; 5] = [1.0, 0.7, 0.85, 1.25, 0.5];
+
+/// A way to run a stage.
+type Planned = (Measure, Vec<Step>);
+/// Stage (segments), whether its backward is split, speed in percent.
+type Key = (usize, usize, bool, u32);
+
+/// Plans stages, and remembers them.
+pub(super) struct Evaluator<'a> {
+    pub problem: &'a Problem,
+    pub topology: &'a Topology,
+    pub layout: &'a Layout,
+    pub cuts: &'a [Cut],
+    pub method: Method,
+    pub replicas: usize,
+    /// Limit on the search steps of each stage's plan.
+    pub nodes: Cell<Option<u64>>,
+    pub deadline: Option<Instant>,
+    /// What one stage's plan may take.
+    pub each: Duration,
+    /// Bytes of optimizer state per byte of gradients.
+    pub state: f64,
+    pub tried: Cell<usize>,
+    /// Keep everything or nothing, plan nothing.
+    pub plain: Cell<bool>,
+    /// Plan at fewer budgets.
+    pub quick: Cell<bool>,
+    stages: RefCell<BTreeMap<Key, (Stage, Planned, Planned)>>,
+    /// By what a stage and its budget come to: equal stages are planned once.
+    plans: RefCell<BTreeMap<u128, Option<Planned>>>,
+}
+
+/// A chunk on its device.
+struct Chunk {
+    key: Key,
+    devices: Vec<usize>,
+    chosen: Option<Planned>,
+}
+
+impl<'a> Evaluator<'a> {
+    pub fn new(problem: &'a Problem, topology: &'a Topology, layout: &'a Layout, cuts: &'a [Cut], state: f64) -> Self {
+        Self {
+            problem,
+            topology,
+            layout,
+            cuts,
+            method: Method::Joint,
+            replicas: 1,
+            nodes: Cell::new(None),
+            deadline: None,
+            each: Duration::from_secs(2),
+            state,
+            tried: Cell::new(0),
+            plain: Cell::new(false),
+            quick: Cell::new(false),
+            stages: RefCell::default(),
+            plans: RefCell::default(),
+        }
+    }
+
+    pub fn late(&self) -> bool {
+        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    fn bounds(&self, from: usize, to: usize) -> (Option<&'a Cut>, Option<&'a Cut>) {
+        (from.checked_sub(1).map(|i| &self.cuts[i]), self.cuts.get(to - 1))
+    }
+
+    /// Have a stage, with everything kept and with everything computed again.
+    fn prepare(&self, key: Key, place: usize) -> Result<()> {
+        if self.stages.borrow().contains_key(&key) {
+            return Ok(());
+        }
+        let (from, to, split, speed) = key;
+        let place = &self.topology.devices()[place];
+        let device = Device {
+            name: place.name.clone(),
+            memory: place.memory,
+            host_memory: place.host_memory,
+            d2h_bytes_per_s: place.host_bytes_per_s,
+            h2d_bytes_per_s: place.host_bytes_per_s,
+        };
+        let mut stage = Stage::build(self.problem, self.layout, self.bounds(from, to), split, Bytes::ZERO, device)?;
+        let ids: Vec<OpId> = stage.problem.graph.ops().keys().collect();
+        for id in ids {
+            let time = &mut stage.problem.costs.time[id];
+            *time = Nanos((u128::from(time.get()) * 100).div_ceil(u128::from(speed.max(1))) as u64);
+        }
+        let keep = stage.keep_all();
+        let again = everything_again(&stage);
+        let keep = (stage.measure(&keep)?, keep);
+        let again = (stage.measure(&again)?, again);
+        self.stages.borrow_mut().insert(key, (stage, keep, again));
+        Ok(())
+    }
+
+    /// Bytes of summed gradients and optimizer state.
+    fn state_of(&self, stage: &Stage) -> Bytes {
+        Bytes(stage.gradients.get() + (stage.gradients.get() as f64 * self.state) as u64)
+    }
+
+    /// Cut after the segments in `ends`, run by `schedule`; none where some device does not have the memory.
+    ///
+    /// # Errors
+    /// Those of building stages and of the simulators.
+    pub fn run(&self, ends: &[usize], schedule: &Schedule) -> Result<Option<PipelinePlan>> {
+        self.tried.set(self.tried.get() + 1);
+        let split = schedule.devices().iter().flatten().any(|action| matches!(action, Action::InputGradient(..)));
+        let edges: Vec<usize> =
+            std::iter::once(0).chain(ends.iter().copied()).chain(std::iter::once(self.cuts.len() + 1)).collect();
+        let mut chunks: Vec<Chunk> = Vec::with_capacity(schedule.chunks());
+        for c in 0..schedule.chunks() {
+            let mut devices: Vec<usize> = schedule.routes().iter().map(|route| route[c].index()).collect();
+            devices.sort_unstable();
+            devices.dedup();
+            // Replicas run one plan: that for the slower device.
+            let slow = devices.iter().copied().min_by_key(|&d| self.topology.devices()[d].speed).unwrap_or(0);
+            let key = (edges[c], edges[c + 1], split, self.topology.devices()[slow].speed);
+            self.prepare(key, slow)?;
+            chunks.push(Chunk { key, devices, chosen: None });
+        }
+        for device in 0..schedule.devices().len() {
+            if !self.fill(device, schedule, &mut chunks)? {
+                return Ok(None);
+            }
+        }
+        self.finish(schedule, chunks)
+    }
+
+    /// Choose the plans of a device's chunks; whether they fit.
+    fn fill(&self, device: usize, schedule: &Schedule, chunks: &mut [Chunk]) -> Result<bool> {
+        let own: Vec<usize> = (0..chunks.len()).filter(|&c| chunks[c].devices.contains(&device)).collect();
+        let stages = self.stages.borrow();
+        let memory = self.topology.devices()[device].memory.get();
+        let flights = flights(schedule, device, chunks.len());
+        let fixed: u64 = own.iter().map(|&c| self.state_of(&stages[&chunks[c].key].0).get()).sum();
+        let need = |plans: &[&Measure]| -> u64 {
+            let resident: u64 = plans.iter().map(|plan| plan.resident.get()).sum();
+            let beside = plans.iter().map(|plan| (plan.peak - plan.resident - plan.saved).get()).max().unwrap_or(0);
+            let held = |counts: &Vec<(u64, u64)>| -> u64 {
+                let each = own.iter().zip(plans);
+                each.map(|(&c, plan)| counts[c].0 * plan.saved.get() + counts[c].1 * plan.kept.get()).sum()
+            };
+            fixed + resident + beside + flights.iter().map(held).max().unwrap_or(0)
+        };
+        // Chosen already, for a replica.
+        let old: Vec<Option<Planned>> = own.iter().map(|&c| chunks[c].chosen.clone()).collect();
+        let all = |pick: &dyn Fn(&(Stage, Planned, Planned)) -> Planned| -> Vec<Planned> {
+            let each = own.iter().zip(&old);
+            each.map(|(&c, old)| old.clone().unwrap_or_else(|| pick(&stages[&chunks[c].key]))).collect()
+        };
+        let mut best: Option<(u64, Vec<Planned>)> = None;
+        let mut consider = |plans: Vec<Planned>| {
+            let time: u64 = plans.iter().map(|plan| plan.0.time().get()).sum();
+            let measures: Vec<&Measure> = plans.iter().map(|plan| &plan.0).collect();
+            let fits = need(&measures) <= memory;
+            if fits && best.as_ref().is_none_or(|(known, _)| time < *known) {
+                best = Some((time, plans));
+            }
+            fits
+        };
+        let keeps = self.method != Method::FullRecompute && consider(all(&|stage| stage.1.clone()));
+        if !keeps && matches!(self.method, Method::FullRecompute | Method::InterOp | Method::Joint) {
+            consider(all(&|stage| stage.2.clone()));
+        }
+        if !keeps && !self.plain.get() && self.method == Method::Joint && old.iter().any(Option::is_none) {
+            let keep = all(&|stage| stage.1.clone());
+            let resident: u64 = keep.iter().map(|plan| plan.0.resident.get()).sum();
+            let beside =
+                keep.iter().map(|plan| (plan.0.peak - plan.0.resident - plan.0.saved).get()).max().unwrap_or(0);
+            let count = flights.iter().map(|counts| own.iter().map(|&c| counts[c].0 + counts[c].1).sum::<u64>()).max();
+            let room = memory.saturating_sub(fixed + resident);
+            let count = count.unwrap_or(1).max(1);
+            let few = self.quick.get() || schedule.devices().len() > 8;
+            let shares = if few { &SHARES[..2] } else { &SHARES[..] };
+            let saved = |share: &f64| (room - ((beside as f64 * share) as u64).min(room)) / count;
+            let mut saves: Vec<u64> = shares.iter().map(saved).collect();
+            if let [c] = own[..] {
+                saves.extend(
+                    stages[&chunks[c].key].0.sums().into_iter().filter(|sum| sum.saturating_mul(count) <= room),
+                );
+            }
+            let tries = saves.into_iter().map(|saved| -> Vec<Option<Planned>> {
+                own.iter().map(|&c| self.solve(&stages[&chunks[c].key].0, saved, room - saved * count)).collect()
+            });
+            for plans in tries {
+                let planned = plans.into_iter().zip(&old).map(|(new, old)| old.clone().or(new));
+                if let Some(plans) = planned.collect::<Option<Vec<Planned>>>() {
+                    consider(plans);
+                }
+            }
+        }
+        let Some((_, plans)) = best else { return Ok(false) };
+        for (&c, plan) in own.iter().zip(plans) {
+            chunks[c].chosen = Some(plan);
+        }
+        Ok(true)
+    }
+
+    /// The plan of a stage that saves `saved` bytes across its turn and needs `beside` more while it computes.
+    fn solve(&self, stage: &Stage, saved: u64, beside: u64) -> Option<Planned> {
+        let resident = stage.problem.graph.resident_bytes().get();
+        let budget = resident + saved + beside;
+        let reserve = budget.saturating_sub(resident + saved + stage.returned.get());
+        let stage = stage.reserving(Bytes(reserve));
+        let name = name_of(&stage, budget, self.nodes.get());
+        if let Some(known) = self.plans.borrow().get(&name) {
+            return known.clone();
+        }
+        let left = self.deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
+        let options = solver::Options {
+            time_limit: self.each.min(left),
+            node_limit: self.nodes.get(),
+            search_minimum: false,
+            prove: false,
+            ..solver::Options::default()
+        };
+        let plan = solver::plan(&stage.problem, Bytes(budget), "auto", &options).ok();
+        let planned = plan.and_then(|plan| Some((stage.measure(&plan.steps).ok()?, plan.steps)));
+        self.plans.borrow_mut().insert(name, planned.clone());
+        planned
+    }
+
+    fn finish(&self, schedule: &Schedule, chunks: Vec<Chunk>) -> Result<Option<PipelinePlan>> {
+        let stages = self.stages.borrow();
+        let mut workload = Workload::default();
+        let mut plans = Vec::with_capacity(chunks.len());
+        let mut constant = vec![0u64; schedule.devices().len()];
+        let mut beside = vec![0u64; schedule.devices().len()];
+        for chunk in chunks {
+            let (stage, keep, _) = &stages[&chunk.key];
+            let Some((measure, steps)) = chunk.chosen else { return Ok(None) };
+            let state = self.state_of(stage);
+            let (lower, upper) = self.bounds(chunk.key.0, chunk.key.1);
+            let (sent, returned) = (upper.map_or(0, |cut| cut.sent), lower.map_or(0, |cut| cut.returned));
+            for &d in &chunk.devices {
+                constant[d] += (state + measure.resident).get();
+                beside[d] = beside[d].max((measure.peak - measure.resident - measure.saved).get());
+            }
+            workload.chunks.push(ChunkCost {
+                forward: measure.forward,
+                input_gradient: measure.backward,
+                weight_gradient: measure.weights,
+                update: self.reduce(stage),
+                activation: measure.saved,
+                kept: measure.kept,
+                output: Bytes(sent),
+                gradient: Bytes(returned),
+                ..ChunkCost::default()
+            });
+            let place = |from: usize, to: usize| {
+                let ops = self.layout.order[from..to].iter().copied();
+                ops.filter(|&op| !is_source(self.problem, op)).collect::<Vec<OpId>>()
+            };
+            let turn = self.layout.turn;
+            let forward = place(lower.map_or(0, |cut| cut.forward), upper.map_or(turn, |cut| cut.forward));
+            let backward =
+                place(upper.map_or(turn, |cut| cut.backward), lower.map_or(self.layout.ops, |cut| cut.backward));
+            let (time, baseline) = (measure.time(), keep.0.time());
+            let predicted = Predicted {
+                peak: measure.peak,
+                time,
+                baseline_peak: keep.0.peak,
+                baseline_time: baseline,
+                overhead: time.over(baseline),
+                lower_bound: 0.0,
+                status: Status::Feasible,
+            };
+            let plan = Plan::new(&stage.problem.graph, measure.peak, "joint", steps, predicted);
+            check::check(&stage.problem, &plan)?;
+            plans.push(StagePlan {
+                forward_ops: forward.len(),
+                ops: [forward, backward].concat(),
+                problem: stage.problem.clone(),
+                plan,
+                forward_time: measure.forward,
+                backward_time: measure.backward,
+                weight_time: measure.weights,
+                overhead: time.saturating_sub(baseline),
+                saved: measure.saved,
+                sent: Bytes(sent),
+                returned: Bytes(returned),
+                devices: chunk.devices,
+                state,
+            });
+        }
+        for (d, place) in self.topology.devices()[..schedule.devices().len()].iter().enumerate() {
+            // Times are those of the device already.
+            let constant = Bytes(constant[d] + beside[d]);
+            workload.devices.push(DeviceCost { speed: 100, constant, memory: Some(place.memory) });
+            let here = pipeline::Device::at(d);
+            for peer in schedule.devices()[d].iter().filter_map(|action| action.peer()) {
+                workload.links.insert((here, peer), self.topology.link(here, peer));
+                workload.links.insert((peer, here), self.topology.link(peer, here));
+            }
+        }
+        let run = pipeline::simulate(schedule, &workload)?;
+        let fits = run.devices.iter().zip(self.topology.devices()).all(|(run, place)| run.peak <= place.memory);
+        if !fits {
+            return Ok(None);
+        }
+        let makespan = run.makespan;
+        Ok(Some(PipelinePlan {
+            method: self.method,
+            schedule: schedule.clone(),
+            stages: plans,
+            workload,
+            run,
+            makespan,
+            lower_bound: Nanos::ZERO,
+            tried: 0,
+        }))
+    }
+
+    /// Time of adding up the gradients of all replicas of the pipeline around a ring over the network between machines.
+    fn reduce(&self, stage: &Stage) -> Nanos {
+        let (replicas, link) = (self.replicas as u128, self.topology.between());
+        if replicas < 2 || link.bytes_per_s == 0 {
+            return Nanos::ZERO;
+        }
+        let rounds = 2 * (replicas - 1);
+        let bytes = u128::from(stage.gradients.get()) * rounds / replicas;
+        let sending = bytes * 1_000_000_000 / u128::from(link.bytes_per_s);
+        Nanos(u64::try_from(sending + rounds * u128::from(link.latency.get())).unwrap_or(u64::MAX >> 8))
+    }
+}
+
+/// How many microbatches of each chunk are in flight (between forward and input gradient, between that and the weight
+/// gradient) beside the one that is computing, at each forward and backward of a device. Each is counted until its part ends.
+fn flights(schedule: &Schedule, device: usize, chunks: usize) -> Vec<Vec<(u64, u64)>> {
+    let mut counts = vec![(0u64, 0u64); chunks];
+    let mut all: Vec<Vec<(u64, u64)>> = Vec::new();
+    let mut note = |counts: &Vec<(u64, u64)>| {
+        if !all.contains(counts) {
+            all.push(counts.clone());
+        }
+    };
+    for action in &schedule.devices()[device] {
+        let c = action.chunk().index();
+        match action {
+            Action::Forward(..) => {
+                counts[c].0 += 1;
+                note(&counts);
+            }
+            Action::Backward(..) => counts[c].0 -= 1,
+            Action::InputGradient(..) => {
+                counts[c].0 -= 1;
+                counts[c].1 += 1;
+                note(&counts);
+            }
+            Action::WeightGradient(..) => counts[c].1 -= 1,
+            _ => {}
+        }
+    }
+    all
+}
+
+/// The whole forward again after the turn, as where only a stage's input is kept.
+fn everything_again(stage: &Stage) -> Vec<Step> {
+    let graph = &stage.problem.graph;
+    let turn = stage.turn.index();
+    let mut order: Vec<OpId> = (0..=turn).map(OpId::from_index).collect();
+    let mut wanted = vec![false; turn];
+    for op in graph.ops().values().skip(turn + 1) {
+        for p in op.inputs.iter().filter_map(|&v| graph.values()[v].producer).filter(|p| p.index() < turn) {
+            wanted[p.index()] = true;
+        }
+    }
+    for op in (0..turn).rev().filter(|&op| graph.ops()[OpId::from_index(op)].replay != Replay::Once) {
+        if wanted[op] {
+            for &v in &graph.ops()[OpId::from_index(op)].inputs {
+                if let Some(p) = graph.values()[v].producer {
+                    wanted[p.index()] = true;
+                }
+            }
+        }
+    }
+    let replayed = (0..turn).filter(|&op| wanted[op] && graph.ops()[OpId::from_index(op)].replay != Replay::Once);
+    order.extend(replayed.map(OpId::from_index));
+    order.extend((turn + 1..graph.ops().len()).map(OpId::from_index));
+    lower(graph, &order, Lowering::default())
+}
+
+/// A name for a stage, its budget, and how hard it is planned.
+fn name_of(stage: &Stage, budget: u64, nodes: Option<u64>) -> u128 {
+    let mut hash = Fnv::new();
+    hash.text(&stage.problem.graph.fingerprint().to_string());
+    stage.problem.costs.time.values().for_each(|time| hash.word(time.get()));
+    stage.problem.costs.workspace.values().for_each(|bytes| hash.word(bytes.get()));
+    let device = &stage.problem.device;
+    let words =
+        [nodes.unwrap_or(u64::MAX), budget, device.host_memory.get(), device.d2h_bytes_per_s, device.h2d_bytes_per_s];
+    words.into_iter().for_each(|word| hash.word(word));
+    u128::from_str_radix(&hash.finish().to_string(), 16).unwrap_or(0)
+}

@@ -1,0 +1,396 @@
+//! Where to cut: starts from estimates and from the classics, then moves.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Instant;
+
+use super::cuts::{Cut, Layout};
+use super::estimate::{Again, Estimate, Load, partitions};
+use super::evaluate::Evaluator;
+use super::{Options, PipelinePlan};
+use crate::cost::Problem;
+use crate::entity::EntityMap;
+use crate::error::{Error, Result};
+use crate::pipeline::{self, Action, Schedule, Shape, Topology};
+use crate::units::{Bytes, Nanos};
+
+/// Ways to cut that are few enough to try them all.
+const FEW: u64 = 200;
+/// Devices up to which every schedule is tried.
+const SMALL: usize = 8;
+/// Search steps of each stage's plan while cuts are looked for.
+const NODES: u64 = 100;
+/// Shares of the memory that estimates are made for: they err on both sides.
+const FACTORS: [f64; 4] = [1.0, 0.85, 0.7, 1.25];
+
+/// How to cut, and what may be computed again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// Everything together, see [the module](super).
+    Joint,
+    /// The same number of forward ops in every stage, nothing recomputed.
+    EqualLayers,
+    /// The longest stage as short as can be, nothing recomputed (PipeDream: Narayanan et al. 2019).
+    EqualTime,
+    /// The shortest step among those that fit without recomputation (as MadPipe: Beaumont et al. 2021).
+    MemoryAware,
+    /// The same number of forward ops in every stage, of which only the input is kept (Megatron-LM's uniform full
+    /// recomputation: Narayanan et al. 2021).
+    FullRecompute,
+    /// The shortest step where each stage keeps all or only its input (as Alpa's inter-op pass: Zheng et al. 2022).
+    InterOp,
+}
+
+const METHODS: [(Method, &str); 6] = [
+    (Method::Joint, "joint"),
+    (Method::EqualLayers, "equal-layers"),
+    (Method::EqualTime, "equal-time"),
+    (Method::MemoryAware, "memory-aware"),
+    (Method::FullRecompute, "full-recompute"),
+    (Method::InterOp, "inter-op"),
+];
+
+/// All methods, the default first.
+pub fn methods() -> Vec<Method> {
+    METHODS.iter().map(|(method, _)| *method).collect()
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = METHODS.iter().find(|(method, _)| method == self).map_or("", |(_, name)| name);
+        f.pad(name)
+    }
+}
+
+impl FromStr for Method {
+    type Err = Error;
+    fn from_str(name: &str) -> Result<Self> {
+        let found = METHODS.iter().find(|(_, known)| *known == name).map(|(method, _)| *method);
+        let known = || METHODS.map(|(_, name)| name).join(", ");
+        found.ok_or_else(|| Error::InvalidSetting {
+            name: "method".into(),
+            why: format!("there is no method `{name}`; there are {}", known()),
+        })
+    }
+}
+
+/// Cut the step of a microbatch into stages for the devices of `topology`, choose a schedule, and plan every stage.
+///
+/// # Errors
+/// [`Error::UnknownSchedule`]; [`Error::InvalidSetting`] when the model has fewer places to be cut than are needed, or
+/// the schedule cannot take the numbers of devices and microbatches; [`Error::Infeasible`] when nothing was found that
+/// fits.
+pub fn plan_pipeline(problem: &Problem, topology: &Topology, options: &Options) -> Result<PipelinePlan> {
+    let refuse = |name: &str, why: String| Err(Error::InvalidSetting { name: name.into(), why });
+    let devices = topology.devices().len();
+    if options.microbatches == 0 {
+        return refuse("microbatches", "there must be at least one".into());
+    }
+    let layout = Layout::new(problem);
+    let cuts = layout.candidates(problem);
+    let estimate = Estimate::new(problem, &layout, &cuts);
+    let schedules = schedules(devices, cuts.len() + 1, options)?;
+    let bound = lower_bound(problem, topology, options.microbatches);
+    let mut evaluator = Evaluator::new(problem, topology, &layout, &cuts, estimate.state);
+    evaluator.method = options.method;
+    evaluator.replicas = options.replicas;
+    evaluator.nodes.set(Some(options.node_limit.map_or(NODES, |nodes| nodes.min(NODES))));
+    evaluator.deadline = Instant::now().checked_add(options.time_limit);
+    evaluator.each = options.time_limit.div_f64(4.0 * devices as f64).min(std::time::Duration::from_secs(3));
+    let search = Search { evaluator, estimate, topology, options, cuts: &cuts };
+    let mut best: Option<(PipelinePlan, Vec<usize>)> = None;
+    if options.method == Method::Joint {
+        // The classics, with all or nothing kept: quick, and never lost to.
+        search.evaluator.plain.set(true);
+        for schedule in &schedules {
+            for ends in search.classics(schedule) {
+                search.consider(&ends, schedule, &mut best)?;
+            }
+        }
+        search.evaluator.plain.set(false);
+    }
+    for schedule in &schedules {
+        for ends in search.starts(schedule) {
+            if best.is_some() && search.evaluator.late() {
+                break;
+            }
+            search.consider(&ends, schedule, &mut best)?;
+        }
+    }
+    if options.method == Method::Joint {
+        search.improve(&schedules[0], &mut best)?;
+        search.polish(&mut best)?;
+    }
+    let Some((mut plan, _)) = best else { return Err(search.nothing(problem)) };
+    plan.lower_bound = bound;
+    plan.tried = search.evaluator.tried.get();
+    Ok(plan)
+}
+
+/// The schedules to try.
+fn schedules(devices: usize, segments: usize, options: &Options) -> Result<Vec<Schedule>> {
+    let shape = Shape { stages: devices, microbatches: options.microbatches, chunks: options.chunks };
+    let enough = |schedule: Schedule| match schedule.chunks() <= segments {
+        true => Ok(schedule),
+        false => Err(Error::InvalidSetting {
+            name: "stages".into(),
+            why: format!(
+                "{} chunks are needed for {devices} devices, and the model can be cut into {segments} at most",
+                schedule.chunks()
+            ),
+        }),
+    };
+    if let Some(name) = &options.schedule {
+        return Ok(vec![enough(pipeline::by_name(name)?.generate(shape)?)?]);
+    }
+    if options.method != Method::Joint {
+        return Ok(vec![enough(pipeline::by_name("1f1b")?.generate(shape)?)?]);
+    }
+    let first = enough(pipeline::by_name("1f1b")?.generate(shape)?)?;
+    let names = pipeline::names().into_iter().filter(|name| *name != "1f1b" && (devices <= SMALL || *name == "zb-h1"));
+    let others = names.filter_map(|name| enough(pipeline::by_name(name).ok()?.generate(shape).ok()?).ok());
+    Ok(std::iter::once(first).chain(others).collect())
+}
+
+/// No pipeline is faster: all devices always busy, or one microbatch along the longest path of its ops.
+fn lower_bound(problem: &Problem, topology: &Topology, microbatches: usize) -> Nanos {
+    let graph = &problem.graph;
+    let mut path: EntityMap<crate::entity::OpId, u64> = EntityMap::filled(0, graph.ops().len());
+    let (mut longest, mut total) = (0u64, 0u64);
+    for (id, op) in graph.ops().iter() {
+        let before = op.inputs.iter().filter_map(|&v| graph.values()[v].producer).map(|p| path[p]).max().unwrap_or(0);
+        path[id] = before + problem.costs.time[id].get();
+        longest = longest.max(path[id]);
+        total += problem.costs.time[id].get();
+    }
+    let speeds: u128 = topology.devices().iter().map(|place| u128::from(place.speed)).sum();
+    let fastest = topology.devices().iter().map(|place| u128::from(place.speed)).max().unwrap_or(100);
+    let even = u128::from(total) * microbatches as u128 * 100 / speeds.max(1);
+    let alone = u128::from(longest) * 100 / fastest.max(1);
+    Nanos(u64::try_from(even.max(alone)).unwrap_or(u64::MAX))
+}
+
+struct Search<'a> {
+    evaluator: Evaluator<'a>,
+    estimate: Estimate,
+    topology: &'a Topology,
+    options: &'a Options,
+    cuts: &'a [Cut],
+}
+
+impl Search<'_> {
+    /// Plan and simulate; keep what is better.
+    fn consider(
+        &self,
+        ends: &[usize],
+        schedule: &Schedule,
+        best: &mut Option<(PipelinePlan, Vec<usize>)>,
+    ) -> Result<bool> {
+        let Some(plan) = self.evaluator.run(ends, schedule)? else { return Ok(false) };
+        let better = best.as_ref().is_none_or(|(known, _)| plan.makespan < known.makespan);
+        if better {
+            *best = Some((plan, ends.to_vec()));
+        }
+        Ok(better)
+    }
+
+    /// What each chunk has to cope with, with memory times `factor`.
+    fn loads(&self, schedule: &Schedule, again: Again, factor: f64) -> Vec<Load> {
+        let devices = schedule.devices();
+        let in_flight = |d: usize| -> u64 {
+            let (mut now, mut most) = (0u64, 0u64);
+            for action in &devices[d] {
+                match action {
+                    Action::Forward(..) => now += 1,
+                    Action::Backward(..) | Action::WeightGradient(..) => now = now.saturating_sub(1),
+                    _ => {}
+                }
+                most = most.max(now);
+            }
+            most
+        };
+        let chunks_of = |d: usize| {
+            (0..schedule.chunks()).filter(|&c| schedule.routes().iter().any(|route| route[c].index() == d)).count()
+        };
+        let place = |c: usize| {
+            let holders = schedule.routes().iter().map(|route| route[c].index());
+            holders.min_by_key(|&d| (self.topology.devices()[d].memory, d)).unwrap_or(0)
+        };
+        let load = |d: usize| {
+            let mut load = Load::new(&self.topology.devices()[d], chunks_of(d) as u64, in_flight(d), again);
+            load.memory = (load.memory as f64 * factor) as u64;
+            load
+        };
+        let known: Vec<Load> = (0..devices.len()).map(load).collect();
+        (0..schedule.chunks()).map(|c| known[place(c)]).collect()
+    }
+
+    /// The best cuts by estimates.
+    fn parts(&self, schedule: &Schedule, again: Again, factor: f64) -> Vec<Vec<usize>> {
+        partitions(&self.estimate, &self.loads(schedule, again, factor), self.options.microbatches as u64, 1)
+    }
+
+    /// Without a limit on memory and with none but the longest stage to mind.
+    fn equal_time(&self, schedule: &Schedule) -> Vec<Vec<usize>> {
+        partitions(&self.estimate, &self.loads(schedule, Again::Nothing, 1e9), u64::MAX >> 32, 1)
+    }
+
+    /// The cuts of every baseline.
+    fn classics(&self, schedule: &Schedule) -> Vec<Vec<usize>> {
+        let mut all = vec![self.equal_layers(schedule.chunks())];
+        all.extend(self.equal_time(schedule));
+        for again in [Again::Nothing, Again::All] {
+            all.extend(FACTORS.iter().flat_map(|&factor| self.parts(schedule, again, factor)));
+        }
+        distinct(all)
+    }
+
+    /// Cuts to begin with.
+    fn starts(&self, schedule: &Schedule) -> Vec<Vec<usize>> {
+        let parts = |again: Again| FACTORS.iter().flat_map(move |&factor| self.parts(schedule, again, factor));
+        distinct(match self.options.method {
+            Method::EqualLayers | Method::FullRecompute => vec![self.equal_layers(schedule.chunks())],
+            Method::EqualTime => self.equal_time(schedule),
+            Method::MemoryAware => parts(Again::Nothing).collect(),
+            Method::InterOp => parts(Again::Nothing).chain(parts(Again::All)).collect(),
+            Method::Joint => parts(Again::Some)
+                .chain(self.equal_time(schedule))
+                .chain([self.equal_layers(schedule.chunks())])
+                .chain(parts(Again::Nothing))
+                .collect(),
+        })
+    }
+
+    /// The cuts nearest to equal numbers of forward ops.
+    fn equal_layers(&self, chunks: usize) -> Vec<usize> {
+        let ops = self.evaluator.layout.turn;
+        let mut ends: Vec<usize> = Vec::with_capacity(chunks);
+        for c in 1..chunks {
+            let low = ends.last().map_or(1, |last| last + 1);
+            // As many cuts must be left for the chunks to come.
+            let high = self.cuts.len() - (chunks - 1 - c);
+            let wanted = ops * c / chunks;
+            let nearest = (low..=high).min_by_key(|&end| self.cuts[end - 1].forward.abs_diff(wanted));
+            ends.push(nearest.unwrap_or(low));
+        }
+        ends
+    }
+
+    /// All there are, or cuts moved one by one, for as long as that helps; with the schedule of the best, or `first`.
+    fn improve(&self, first: &Schedule, best: &mut Option<(PipelinePlan, Vec<usize>)>) -> Result<()> {
+        let schedule = best.as_ref().map_or(first, |(plan, _)| &plan.schedule).clone();
+        if ways(self.cuts.len() as u64, schedule.chunks() as u64 - 1) <= FEW {
+            let mut ends: Vec<usize> = (1..schedule.chunks()).collect();
+            loop {
+                self.consider(&ends, &schedule, best)?;
+                if self.evaluator.late() || !next_choice(&mut ends, self.cuts.len()) {
+                    return Ok(());
+                }
+            }
+        }
+        self.evaluator.quick.set(true);
+        let mut moved = true;
+        while moved {
+            moved = false;
+            let Some((plan, ends)) = best.clone() else { return Ok(()) };
+            // Cuts around the busiest stages first.
+            let mut order: Vec<usize> = (0..ends.len()).collect();
+            let time = |c: usize| {
+                plan.workload.chunks[c].forward
+                    + plan.workload.chunks[c].input_gradient
+                    + plan.workload.chunks[c].weight_gradient
+            };
+            order.sort_by_key(|&cut| std::cmp::Reverse(time(cut).max(time(cut + 1))));
+            'cuts: for cut in order {
+                for by in [1isize, -1, 2, -2, 4, -4] {
+                    let mut ends = best.as_ref().map_or_else(Vec::new, |(_, ends)| ends.clone());
+                    let Some(end) = ends[cut].checked_add_signed(by) else { continue };
+                    let low = if cut == 0 { 1 } else { ends[cut - 1] + 1 };
+                    let high = ends.get(cut + 1).map_or(self.cuts.len(), |next| next - 1);
+                    if !(low..=high).contains(&end) {
+                        continue;
+                    }
+                    if self.evaluator.late() {
+                        return Ok(());
+                    }
+                    ends[cut] = end;
+                    if self.consider(&ends, &schedule, best)? {
+                        moved = true;
+                        continue 'cuts;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The stages of the best planned harder.
+    fn polish(&self, best: &mut Option<(PipelinePlan, Vec<usize>)>) -> Result<()> {
+        let Some((plan, ends)) = best.clone() else { return Ok(()) };
+        let again = plan.stages.iter().any(|stage| stage.overhead > Nanos::ZERO);
+        if again && self.options.node_limit.is_none_or(|nodes| nodes > NODES) && !self.evaluator.late() {
+            self.evaluator.nodes.set(self.options.node_limit);
+            self.consider(&ends, &plan.schedule, best)?;
+        }
+        Ok(())
+    }
+
+    /// Why nothing was found.
+    fn nothing(&self, problem: &Problem) -> Error {
+        let memory: u64 = self.topology.devices().iter().fold(0, |sum, place| sum.saturating_add(place.memory.get()));
+        let parameters = problem.graph.resident_bytes().get();
+        let (proved, why) = match parameters > memory {
+            true => {
+                let why = format!(
+                    "parameters and optimizer state alone are {}, and all devices together have {}",
+                    Bytes(parameters),
+                    Bytes(memory)
+                );
+                (true, why)
+            }
+            false => {
+                let tried = self.evaluator.tried.get();
+                let why = format!(
+                    "of {tried} pipelines that were planned ({}) some stage of each needs more than its device has",
+                    self.options.method
+                );
+                (false, why)
+            }
+        };
+        let budget = self.topology.devices().iter().map(|place| place.memory).min().unwrap_or_default();
+        Error::Infeasible { budget, minimum: None, proved, blockers: Vec::new(), why }
+    }
+}
+
+/// Each once, in the order of their first.
+fn distinct(all: Vec<Vec<usize>>) -> Vec<Vec<usize>> {
+    let mut seen = BTreeSet::new();
+    all.into_iter().filter(|ends| seen.insert(ends.clone())).collect()
+}
+
+/// n choose k, or a number above [`FEW`].
+fn ways(n: u64, k: u64) -> u64 {
+    let mut ways = 1u64;
+    for i in 0..k {
+        ways = ways.saturating_mul(n - i) / (i + 1);
+        if ways > FEW * 1000 {
+            return ways;
+        }
+    }
+    ways
+}
+
+/// The next choice of as many numbers of `1..=most` in rising order.
+fn next_choice(choice: &mut [usize], most: usize) -> bool {
+    for i in (0..choice.len()).rev() {
+        if choice[i] < most - (choice.len() - 1 - i) {
+            choice[i] += 1;
+            for j in i + 1..choice.len() {
+                choice[j] = choice[j - 1] + 1;
+            }
+            return true;
+        }
+    }
+    false
+}

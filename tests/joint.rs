@@ -1,0 +1,298 @@
+//! Pipelines planned as one: cuts, schedule, recomputation.
+#![cfg(feature = "fuzzing")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use plimsoll::cost::{Costs, Device, Problem};
+use plimsoll::entity::{EntityMap, ValueId};
+use plimsoll::graph::{GraphBuilder, NewValue, Op, Phase, Replay, Role};
+use plimsoll::joint::{Method, Options, PipelinePlan, methods, plan_pipeline};
+use plimsoll::pipeline::{self, ChunkCost, DeviceCost, Topology, Workload};
+use plimsoll::{Bytes, Error, Nanos};
+
+fn load(name: &str) -> Problem {
+    Problem::load(format!("{}/tests/data/{name}.problem.json", env!("CARGO_MANIFEST_DIR"))).unwrap()
+}
+
+fn options(method: Method) -> Options {
+    let time_limit = Duration::from_secs(600);
+    Options { method, schedule: Some("1f1b".into()), time_limit, node_limit: Some(200), ..Options::default() }
+}
+
+/// Numbers from a seed.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 33) % n
+    }
+}
+
+/// What a block of a chain takes.
+#[derive(Clone, Copy, Debug)]
+struct Block {
+    forward: u64,
+    backward: u64,
+    /// Bytes of its input.
+    input: u64,
+}
+
+/// Bytes of the parameter of a block: so many that its forward and backward belong together.
+const WEIGHTS: u64 = 300;
+
+/// Blocks one after the other; each backward reads the block's input and the gradient of its output.
+fn chain(blocks: &[Block]) -> Problem {
+    let mut graph = GraphBuilder::new();
+    let mut value = |name: String, bytes: u64, role: Role| {
+        graph.value(NewValue { name, bytes: Bytes(bytes), role, ..NewValue::default() })
+    };
+    let n = blocks.len();
+    let size = |k: usize| if k < n { blocks[k].input } else { 1 };
+    let inputs: Vec<ValueId> =
+        (0..=n).map(|k| value(format!("a{k}"), size(k), if k == n { Role::Loss } else { Role::Activation })).collect();
+    let gradients: Vec<ValueId> = (0..=n).map(|k| value(format!("g{k}"), size(k), Role::Activation)).collect();
+    let weights: Vec<ValueId> = (0..n).map(|k| value(format!("w{k}"), WEIGHTS, Role::Parameter)).collect();
+    let mut time = EntityMap::new();
+    let mut op = |kind: &str, phase, inputs: Vec<ValueId>, outputs: Vec<ValueId>, nanos: u64| {
+        time.push(Nanos(nanos));
+        graph.op(Op { kind: kind.into(), phase, inputs, outputs, inplace: Vec::new(), replay: Replay::Pure });
+    };
+    op("Start", Phase::Forward, vec![], vec![inputs[0]], 1);
+    for k in 0..n {
+        op("Forward", Phase::Forward, vec![inputs[k], weights[k]], vec![inputs[k + 1]], blocks[k].forward);
+    }
+    op("Ones", Phase::Backward, vec![], vec![gradients[n]], 1);
+    for k in (0..n).rev() {
+        op(
+            "Backward",
+            Phase::Backward,
+            vec![inputs[k], gradients[k + 1], weights[k]],
+            vec![gradients[k]],
+            blocks[k].backward,
+        );
+    }
+    weights.iter().for_each(|&w| graph.resident(w));
+    graph.output(inputs[n]);
+    graph.output(gradients[0]);
+    let graph = graph.finish().unwrap();
+    let workspace = EntityMap::filled(Bytes::ZERO, graph.ops().len());
+    Problem::new("chain", graph, Costs { time, workspace }, Device::default()).unwrap()
+}
+
+/// Every op is in one stage, every stage's plan is legal, every device has the memory.
+fn verify(problem: &Problem, topology: &Topology, plan: &PipelinePlan) {
+    let mut seen = BTreeSet::new();
+    for stage in &plan.stages {
+        for op in &stage.ops {
+            assert!(seen.insert(*op), "{op} is in two stages");
+        }
+        let checked = plimsoll::check::check(&stage.problem, &stage.plan).unwrap();
+        assert_eq!(checked.peak, stage.plan.predicted.peak);
+    }
+    let inputs = problem.graph.ops().values().filter(|op| op.kind == "Step.Inputs").count();
+    assert_eq!(seen.len() + inputs, problem.graph.ops().len());
+    pipeline::verify(&plan.schedule).unwrap();
+    assert_eq!(pipeline::simulate(&plan.schedule, &plan.workload).unwrap(), plan.run);
+    for (run, place) in plan.run.devices.iter().zip(topology.devices()) {
+        assert!(run.peak <= place.memory, "{} of {}", run.peak, place.memory);
+    }
+    assert!(plan.lower_bound <= plan.makespan);
+}
+
+/// What equal layers without recomputation need on the device that needs most.
+fn equal_layers_need(problem: &Problem, devices: usize) -> Bytes {
+    let plan =
+        plan_pipeline(problem, &Topology::equal(devices, Bytes(1 << 50)), &options(Method::EqualLayers)).unwrap();
+    plan.run.devices.iter().map(|device| device.peak).max().unwrap()
+}
+
+#[test]
+fn stages_are_the_step_and_fit_their_devices() {
+    for name in ["gpt-4x256-b8", "unet-3x16-b4"] {
+        let problem = load(name);
+        let need = equal_layers_need(&problem, 4);
+        for (part, schedule) in [(1.0, "1f1b"), (0.6, "1f1b"), (0.7, "zb-h1"), (0.9, "gpipe"), (0.8, "interleaved")] {
+            let topology = Topology::equal(4, Bytes((need.get() as f64 * part) as u64));
+            let options = Options {
+                schedule: Some(schedule.into()),
+                node_limit: Some(100),
+                time_limit: Duration::from_secs(1),
+                ..options(Method::Joint)
+            };
+            match plan_pipeline(&problem, &topology, &options) {
+                Ok(plan) => verify(&problem, &topology, &plan),
+                Err(Error::Infeasible { why, .. }) => println!("{name} {part} {schedule}: {why}"),
+                Err(error) => panic!("{name} {part} {schedule}: {error}"),
+            }
+        }
+    }
+}
+
+/// The least time of a stage of blocks `from..to` with `count` microbatches in flight, over every legal plan: for every set
+/// that is saved, a search over what is live before and after the turn.
+fn least_stage(blocks: &[Block], from: usize, to: usize, count: u64, room: u64) -> Option<(u64, u64, u64)> {
+    let n = blocks.len();
+    let size = |k: usize| if k < n { blocks[k].input } else { 1 };
+    // Bits: activations from..=to, then gradients from..=to.
+    let len = to - from + 1;
+    let bytes = |set: u32| -> u64 {
+        (0..len).map(|i| u64::from(set >> i & 1) * size(from + i)).sum::<u64>()
+            + (0..len).map(|i| u64::from(set >> (len + i) & 1) * size(from + i)).sum::<u64>()
+    };
+    let (last, room) = (to == n, room.checked_sub(WEIGHTS * (to - from) as u64)?);
+    let search = |start: &[(u32, u64)], budget: u64, backward: bool| -> BTreeMap<u32, u64> {
+        let mut times: BTreeMap<u32, u64> = start.iter().copied().filter(|(set, _)| bytes(*set) <= budget).collect();
+        let mut todo: Vec<u32> = times.keys().copied().collect();
+        while let Some(set) = todo.pop() {
+            let time = times[&set];
+            let mut next: Vec<(u32, u64)> =
+                (0..2 * len).filter(|i| set >> i & 1 == 1).map(|i| (set & !(1 << i), time)).collect();
+            for i in 0..len - 1 {
+                let (a, out) = (1u32 << i, 1u32 << (i + 1));
+                if set & a != 0 && set & out == 0 {
+                    next.push((set | out, time + blocks[from + i].forward));
+                }
+                let (g, made) = (1u32 << (len + i + 1), 1u32 << (len + i));
+                if backward && set & a != 0 && set & g != 0 && set & made == 0 {
+                    next.push((set | made, time + blocks[from + i].backward));
+                }
+            }
+            let ones = 1u32 << (2 * len - 1);
+            if backward && last && set & ones == 0 {
+                next.push((set | ones, time + 1));
+            }
+            if from == 0 && set & 1 == 0 {
+                next.push((set | 1, time + 1));
+            }
+            for (set, time) in next {
+                if bytes(set) <= budget && times.get(&set).is_none_or(|known| time < *known) {
+                    times.insert(set, time);
+                    todo.push(set);
+                }
+            }
+        }
+        times
+    };
+    let mut best: Option<(u64, u64, u64)> = None;
+    for saved in 0..1u32 << len {
+        let Some(budget) = room.checked_sub((count - 1) * bytes(saved)) else { continue };
+        let start = if from == 0 { 0 } else { 1 };
+        // The forward reaches the end of the stage and holds the saved set right after.
+        let sent = 1u32 << (len - 1);
+        let Some(&forward) = search(&[(start, 0)], budget, false).get(&(saved | sent)) else { continue };
+        // The last stage makes its own first gradient.
+        let began = if last { saved } else { saved | 1 << (2 * len - 1) };
+        let after = search(&[(began, 0)], budget, true);
+        let done = after.iter().filter(|(set, _)| **set >> len & 1 == 1 && (!last || **set & sent != 0));
+        if let Some(backward) = done.map(|(_, time)| *time).min()
+            && best.is_none_or(|(f, b, _)| forward + backward < f + b)
+        {
+            best = Some((forward, backward, bytes(saved)));
+        }
+    }
+    best
+}
+
+/// Chains of up to eight blocks over three devices: no cuts and no recomputation are better.
+#[test]
+fn joint_planning_is_optimal_on_chains() {
+    let (mut planned, mut refused, mut recomputing) = (0, 0, 0);
+    for seed in 0..40u64 {
+        let mut numbers = Numbers(seed);
+        let n = 4 + (seed % 5) as usize;
+        let blocks: Vec<Block> = (0..n)
+            .map(|_| Block {
+                forward: 10 + numbers.below(40),
+                backward: 20 + numbers.below(80),
+                input: 10 + numbers.below(30),
+            })
+            .collect();
+        let problem = chain(&blocks);
+        let need = equal_layers_need(&problem, 3).get();
+        for percent in [100, 94, 88, 82] {
+            let room = need * percent / 100;
+            let (microbatches, topology) = (6, Topology::equal(3, Bytes(room)));
+            let mut least: Option<u64> = None;
+            let schedule = pipeline::by_name("1f1b")
+                .unwrap()
+                .generate(pipeline::Shape { stages: 3, microbatches, chunks: None })
+                .unwrap();
+            for first in 1..n - 1 {
+                for second in first + 1..n {
+                    let stages = [(0, first, 3), (first, second, 2), (second, n, 1)]
+                        .map(|(from, to, count)| least_stage(&blocks, from, to, count, room));
+                    let [Some(a), Some(b), Some(c)] = stages else { continue };
+                    let chunks = [a, b, c].map(|(forward, backward, _)| ChunkCost {
+                        forward: Nanos(forward),
+                        input_gradient: Nanos(backward),
+                        ..ChunkCost::default()
+                    });
+                    let device = DeviceCost { speed: 100, constant: Bytes::ZERO, memory: None };
+                    let workload =
+                        Workload { chunks: chunks.to_vec(), devices: vec![device; 3], ..Workload::default() };
+                    let time = pipeline::simulate(&schedule, &workload).unwrap().makespan.get();
+                    least = Some(least.map_or(time, |known: u64| known.min(time)));
+                }
+            }
+            let found = plan_pipeline(
+                &problem,
+                &topology,
+                &Options { microbatches, node_limit: Some(1000), ..options(Method::Joint) },
+            );
+            match (found, least) {
+                (Ok(plan), Some(least)) => {
+                    verify(&problem, &topology, &plan);
+                    let again = plan.stages.iter().any(|stage| stage.overhead > Nanos::ZERO);
+                    recomputing += usize::from(again);
+                    assert_eq!(plan.makespan.get(), least, "seed {seed} at {percent} %: {blocks:?}");
+                    planned += 1;
+                }
+                (Err(Error::Infeasible { .. }), None) => refused += 1,
+                (found, least) => panic!("seed {seed} at {percent} %: {found:?} {least:?} {blocks:?}"),
+            }
+        }
+    }
+    println!("{planned} planned, {recomputing} of them recompute; {refused} refused");
+    assert!(planned > 60 && recomputing > 30 && refused > 10);
+}
+
+#[test]
+fn joint_planning_never_loses_to_a_baseline() {
+    for (name, devices) in [("gpt-4x256-b8", 2), ("gpt-4x256-b8", 4), ("unet-3x16-b4", 2), ("resnet-8x32-b8", 4)] {
+        let problem = load(name);
+        let memory = Bytes((equal_layers_need(&problem, devices).get() as f64 * 0.6) as u64);
+        let topology = Topology::equal(devices, memory);
+        let limits = |method| Options { time_limit: Duration::from_secs(2), ..options(method) };
+        let joint = plan_pipeline(&problem, &topology, &limits(Method::Joint)).unwrap();
+        verify(&problem, &topology, &joint);
+        for method in methods().into_iter().filter(|method| *method != Method::Joint) {
+            match plan_pipeline(&problem, &topology, &limits(method)) {
+                Ok(plan) => {
+                    verify(&problem, &topology, &plan);
+                    println!("{name} {devices} {method}: {} ({} joint)", plan.makespan, joint.makespan);
+                    assert!(joint.makespan <= plan.makespan, "{name} {devices}: {method}");
+                }
+                Err(Error::Infeasible { why, .. }) => println!("{name} {devices} {method}: {why}"),
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_planned_is_refused() {
+    let problem = load("gpt-4x256-b8");
+    let plan = |topology: &Topology, options: &Options| plan_pipeline(&problem, topology, options);
+    let (roomy, tight) = (Topology::equal(2, Bytes(1 << 40)), Topology::equal(2, Bytes(1 << 20)));
+    let found = plan(&tight, &options(Method::Joint));
+    assert!(matches!(found, Err(Error::Infeasible { proved: true, .. })), "{found:?}");
+    let found = plan(&roomy, &Options { microbatches: 0, ..options(Method::Joint) });
+    assert!(matches!(found, Err(Error::InvalidSetting { .. })), "{found:?}");
+    let found = plan(&roomy, &Options { schedule: Some("nonsense".into()), ..options(Method::Joint) });
+    assert!(matches!(found, Err(Error::UnknownSchedule { .. })), "{found:?}");
+    let found = plan(&Topology::equal(4000, Bytes(1 << 40)), &options(Method::Joint));
+    assert!(matches!(found, Err(Error::InvalidSetting { .. })), "{found:?}");
+    assert!("joined".parse::<Method>().is_err());
+}
