@@ -119,11 +119,12 @@ impl<'a> Evaluator<'a> {
         Bytes(stage.gradients.get() + (stage.gradients.get() as f64 * self.state) as u64)
     }
 
-    /// Cut after the segments in `ends`, run by `schedule`; none where some device does not have the memory.
+    /// Cut after the segments in `ends`, run by `schedule`, which the verifier accepts; none where some device does not
+    /// have the memory, or where the step is not shorter than `below`.
     ///
     /// # Errors
     /// Those of building stages and of the simulators.
-    pub fn run(&self, ends: &[usize], schedule: &Schedule) -> Result<Option<PipelinePlan>> {
+    pub fn run(&self, ends: &[usize], schedule: &Schedule, below: Nanos) -> Result<Option<PipelinePlan>> {
         self.tried.set(self.tried.get() + 1);
         let split = schedule.devices().iter().flatten().any(|action| matches!(action, Action::InputGradient(..)));
         let edges: Vec<usize> =
@@ -143,6 +144,9 @@ impl<'a> Evaluator<'a> {
             if !self.fill(device, schedule, &mut chunks)? {
                 return Ok(None);
             }
+        }
+        if at_least(schedule, &chunks) >= below {
+            return Ok(None);
         }
         self.finish(schedule, chunks)
     }
@@ -314,7 +318,7 @@ impl<'a> Evaluator<'a> {
                 workload.links.insert((peer, here), self.topology.link(peer, here));
             }
         }
-        let run = pipeline::simulate(schedule, &workload)?;
+        let run = pipeline::simulate_verified(schedule, &workload)?;
         let fits = run.devices.iter().zip(self.topology.devices()).all(|(run, place)| run.peak <= place.memory);
         if !fits {
             return Ok(None);
@@ -343,6 +347,33 @@ impl<'a> Evaluator<'a> {
         let sending = bytes * 1_000_000_000 / u128::from(link.bytes_per_s);
         Nanos(u64::try_from(sending + rounds * u128::from(link.latency.get())).unwrap_or(u64::MAX >> 8))
     }
+}
+
+/// No step is shorter, whatever the messages take: a device works for all its chunks; and, with one route, waits for the
+/// chunks before its first one to bring the first microbatch, and is waited for by them with the last.
+fn at_least(schedule: &Schedule, chunks: &[Chunk]) -> Nanos {
+    let measures: Vec<Measure> = chunks.iter().filter_map(|chunk| chunk.chosen.as_ref().map(|plan| plan.0)).collect();
+    if measures.len() < chunks.len() {
+        return Nanos::ZERO;
+    }
+    let devices = schedule.devices().iter().map(|actions| {
+        let mut busy = Nanos::ZERO;
+        let mut first = chunks.len();
+        for action in actions {
+            let c = action.chunk().index();
+            first = first.min(c);
+            busy += match action {
+                Action::Forward(..) => measures[c].forward,
+                Action::Backward(..) => measures[c].backward + measures[c].weights,
+                Action::InputGradient(..) => measures[c].backward,
+                Action::WeightGradient(..) => measures[c].weights,
+                _ => Nanos::ZERO,
+            };
+        }
+        let before = if schedule.routes().len() == 1 { &measures[..first] } else { &[] };
+        busy + before.iter().map(|measure| measure.forward + measure.backward).sum()
+    });
+    devices.max().unwrap_or(Nanos::ZERO)
 }
 
 /// How many microbatches of each chunk are in flight (between forward and input gradient, between that and the weight

@@ -132,7 +132,7 @@ pub fn plan_pipeline(problem: &Problem, topology: &Topology, options: &Options) 
 fn schedules(devices: usize, segments: usize, options: &Options) -> Result<Vec<Schedule>> {
     let shape = Shape { stages: devices, microbatches: options.microbatches, chunks: options.chunks };
     let enough = |schedule: Schedule| match schedule.chunks() <= segments {
-        true => Ok(schedule),
+        true => pipeline::verify(&schedule).map(|()| schedule).map_err(Error::from),
         false => Err(Error::InvalidSetting {
             name: "stages".into(),
             why: format!(
@@ -187,7 +187,8 @@ impl Search<'_> {
         schedule: &Schedule,
         best: &mut Option<(PipelinePlan, Vec<usize>)>,
     ) -> Result<bool> {
-        let Some(plan) = self.evaluator.run(ends, schedule)? else { return Ok(false) };
+        let below = best.as_ref().map_or(Nanos(u64::MAX), |(known, _)| known.makespan);
+        let Some(plan) = self.evaluator.run(ends, schedule, below)? else { return Ok(false) };
         let better = best.as_ref().is_none_or(|(known, _)| plan.makespan < known.makespan);
         if better {
             *best = Some((plan, ends.to_vec()));

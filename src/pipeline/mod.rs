@@ -32,6 +32,7 @@ mod workload;
 
 pub use generate::{Generator, Shape, by_name, generators, names};
 pub use schedule::{Action, Chunk, Device, Microbatch, Schedule};
+pub(crate) use simulate::simulate_verified;
 pub use simulate::{DeviceRun, Event, Run, simulate};
 pub use topology::{Topology, TopologyDevice};
 pub use verify::{Rule, Violation, verify};
