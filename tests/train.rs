@@ -288,30 +288,41 @@ fn assert_sweep_is_monotone(name: &str, problem: &Problem, options: &Options) {
     assert!(planned >= 4, "{name}");
 }
 
-/// The same where each budget is planned by itself.
-fn assert_single_calls_are_monotone(name: &str, problem: &Problem, options: &Options) {
-    let (mut best, mut planned) = (u64::MAX, 0);
+/// How much slower a plan is than one for less, at most, where each budget is planned by itself (1: never slower).
+fn slower_by_itself(name: &str, problem: &Problem, options: &Options) -> f64 {
+    let (mut best, mut planned, mut slower) = (u64::MAX, 0, 1f64);
     for budget in twenty_budgets(problem) {
         let Ok(plan) = solver::plan(problem, budget, "auto", options) else { continue };
         let time = plan.predicted.time.get();
-        assert!(time <= best, "{name}: {time} ns at {budget}, but {best} ns at less");
-        (best, planned) = (time, planned + 1);
+        if time > best {
+            println!("{name}: {time} ns at {budget}, but {best} ns at less");
+            slower = slower.max(time as f64 / best as f64);
+        }
+        (best, planned) = (best.min(time), planned + 1);
     }
-    println!("{name:10} {planned} of 20 budgets planned by themselves, none slower than a smaller one");
+    println!("{name:10} {planned} of 20 budgets planned by themselves, slower than a smaller one by at most {slower:.5} x");
     assert!(planned >= 4, "{name}");
+    slower
 }
 
 #[test]
 fn more_budget_is_never_slower() {
     let _alone = alone();
+    for name in ["unet", "mixer", "fno", "frozen"] {
+        assert_sweep_is_monotone(name, &problem_of(name, None), &training());
+    }
+}
+
+/// Single calls, with times and limits that are the same in every run: a search that a clock ends finds other
+/// plans on another day, and there only sweeps promise anything.
+#[test]
+fn more_budget_is_never_slower_in_single_calls() {
+    let _alone = alone();
     let limited = Options { node_limit: Some(200), time_limit: std::time::Duration::from_secs(600), ..training() };
-    for name in ["unet", "mixer", "fno", "outputs"] {
+    for name in ["unet", "mixer", "fno", "outputs", "frozen", "assign"] {
         let problem = problem_of(name, Some("10e12,200e9"));
         assert_sweep_is_monotone(name, &problem, &limited);
-        assert_single_calls_are_monotone(name, &problem, &limited);
-    }
-    for name in ["unet", "mixer", "fno"] {
-        assert_single_calls_are_monotone(name, &problem_of(name, None), &training());
+        assert_eq!(slower_by_itself(name, &problem, &limited), 1.0, "{name}");
     }
 }
 
@@ -322,6 +333,6 @@ fn more_budget_is_never_slower_on_any_model() {
     for name in asked_for() {
         let problem = problem_of(name, None);
         assert_sweep_is_monotone(name, &problem, &training());
-        assert_single_calls_are_monotone(name, &problem, &training());
+        slower_by_itself(name, &problem, &training());
     }
 }

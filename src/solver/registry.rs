@@ -190,18 +190,27 @@ fn smaller_budgets(frame: &Frame) -> Vec<Vec<u32>> {
     let step = (model.peak_of_keep_all().saturating_sub(low) / GRID).max(1);
     let below = (frame.budget.get().saturating_sub(low)) / step;
     let small = model.units.len() <= SMALL;
-    let rungs: u32 = if small { 4 } else { 2 };
-    let mut orders = Vec::new();
-    for k in (0..u64::from(rungs)).map(|i| below.saturating_sub(i)) {
-        if k == 0 || limits.pressed() {
+    let rungs: u64 = if small { 4 } else { 2 };
+    let mut orders: Vec<Vec<u32>> = Vec::new();
+    // The lowest first, as what fits there is where the next begins; without improvement the nearest first.
+    let mut rungs: Vec<u64> = (below.saturating_sub(rungs - 1).max(1)..=below).collect();
+    if !small {
+        rungs.reverse();
+    }
+    let parts = 2 * rungs.len() as u32;
+    for k in rungs {
+        if limits.spent(if small { 3 } else { 1 }) || limits.watch.cancelled() {
             break;
         }
         let budget = low + k * step;
         let mut found = construct(model, budget, closure_starts(model, budget), true, limits);
         if small {
-            found = improve(model, budget, found, frame.least(), &limits.part(2 * rungs));
+            found.extend(construct(model, budget, orders.clone(), false, limits));
+            best_first(&mut found, budget);
+            found = improve(model, budget, found, frame.least(), &limits.part(parts));
         }
-        orders.extend(found.into_iter().take(2).map(|(order, _)| order));
+        let best = found.into_iter().take(2).map(|(order, _)| order);
+        orders = best.chain(orders).collect();
     }
     orders
 }
