@@ -132,7 +132,13 @@ fn stages_are_the_step_and_fit_their_devices() {
 
 /// The least time of a stage of blocks `from..to` with `count` microbatches in flight, over every legal plan: for every set
 /// that is saved, a search over what is live before and after the turn.
-fn least_stage(blocks: &[Block], from: usize, to: usize, count: u64, room: u64) -> Option<(u64, u64, u64)> {
+fn least_stage(
+    blocks: &[Block],
+    (from, to): (usize, usize),
+    count: u64,
+    room: u64,
+    microbatches: u64,
+) -> Option<(u64, u64, u64)> {
     let n = blocks.len();
     let size = |k: usize| if k < n { blocks[k].input } else { 1 };
     // Bits: activations from..=to, then gradients from..=to.
@@ -141,7 +147,10 @@ fn least_stage(blocks: &[Block], from: usize, to: usize, count: u64, room: u64) 
         (0..len).map(|i| u64::from(set >> i & 1) * size(from + i)).sum::<u64>()
             + (0..len).map(|i| u64::from(set >> (len + i) & 1) * size(from + i)).sum::<u64>()
     };
-    let (last, room) = (to == n, room.checked_sub(WEIGHTS * (to - from) as u64)?);
+    let last = to == n;
+    // A message may wait at either end; every microbatch leaves its loss.
+    let waiting = if from > 0 { size(from) } else { 0 } + if last { microbatches } else { size(to) };
+    let room = room.checked_sub(WEIGHTS * (to - from) as u64 + waiting)?;
     let search = |start: &[(u32, u64)], budget: u64, backward: bool| -> BTreeMap<u32, u64> {
         let mut times: BTreeMap<u32, u64> = start.iter().copied().filter(|(set, _)| bytes(*set) <= budget).collect();
         let mut todo: Vec<u32> = times.keys().copied().collect();
@@ -222,7 +231,7 @@ fn joint_planning_is_optimal_on_chains() {
             for first in 1..n - 1 {
                 for second in first + 1..n {
                     let stages = [(0, first, 3), (first, second, 2), (second, n, 1)]
-                        .map(|(from, to, count)| least_stage(&blocks, from, to, count, room));
+                        .map(|(from, to, count)| least_stage(&blocks, (from, to), count, room, microbatches as u64));
                     let [Some(a), Some(b), Some(c)] = stages else { continue };
                     let chunks = [a, b, c].map(|(forward, backward, _)| ChunkCost {
                         forward: Nanos(forward),

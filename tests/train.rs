@@ -300,7 +300,9 @@ fn slower_by_itself(name: &str, problem: &Problem, options: &Options) -> f64 {
         }
         (best, planned) = (best.min(time), planned + 1);
     }
-    println!("{name:10} {planned} of 20 budgets planned by themselves, slower than a smaller one by at most {slower:.5} x");
+    println!(
+        "{name:10} {planned} of 20 budgets planned by themselves, slower than a smaller one by at most {slower:.5} x"
+    );
     assert!(planned >= 4, "{name}");
     slower
 }

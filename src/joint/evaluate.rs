@@ -114,9 +114,28 @@ impl<'a> Evaluator<'a> {
         Ok(())
     }
 
-    /// Bytes of summed gradients and optimizer state.
-    fn state_of(&self, stage: &Stage) -> Bytes {
-        Bytes(stage.gradients.get() + (stage.gradients.get() as f64 * self.state) as u64)
+    /// Bytes of summed gradients and optimizer state, and of the results of all microbatches.
+    fn state_of(&self, stage: &Stage, schedule: &Schedule) -> Bytes {
+        let results = stage.results.get() * schedule.microbatches() as u64;
+        Bytes(stage.gradients.get() + (stage.gradients.get() as f64 * self.state) as u64 + results)
+    }
+
+    /// Bytes of the messages that wait for a device at most: as many as a queue holds.
+    fn waiting(&self, device: usize, schedule: &Schedule, key: impl Fn(usize) -> Key) -> u64 {
+        let mut queues: BTreeMap<(pipeline::Device, bool), (u64, u64)> = BTreeMap::new();
+        for action in &schedule.devices()[device] {
+            let (from, gradient) = match action {
+                Action::ReceiveActivation(.., from) => (*from, false),
+                Action::ReceiveGradient(.., from) => (*from, true),
+                _ => continue,
+            };
+            let key = key(action.chunk().index());
+            let (lower, upper) = self.bounds(key.0, key.1);
+            let bytes = if gradient { lower.map(|cut| cut.returned) } else { upper.map(|cut| cut.sent) };
+            let (count, most) = queues.entry((from, gradient)).or_default();
+            (*count, *most) = (*count + 1, (*most).max(bytes.unwrap_or(0)));
+        }
+        queues.values().map(|(count, most)| u64::from(schedule.queue()).min(*count) * most).sum()
     }
 
     /// Cut after the segments in `ends`, run by `schedule`, which the verifier accepts; none where some device does not
@@ -157,7 +176,8 @@ impl<'a> Evaluator<'a> {
         let stages = self.stages.borrow();
         let memory = self.topology.devices()[device].memory.get();
         let flights = flights(schedule, device, chunks.len());
-        let fixed: u64 = own.iter().map(|&c| self.state_of(&stages[&chunks[c].key].0).get()).sum();
+        let state: u64 = own.iter().map(|&c| self.state_of(&stages[&chunks[c].key].0, schedule).get()).sum();
+        let fixed = state + self.waiting(device, schedule, |c| chunks[c].key);
         let need = |plans: &[&Measure]| -> u64 {
             let resident: u64 = plans.iter().map(|plan| plan.resident.get()).sum();
             let beside = plans.iter().map(|plan| (plan.peak - plan.resident - plan.saved).get()).max().unwrap_or(0);
@@ -249,12 +269,14 @@ impl<'a> Evaluator<'a> {
         let stages = self.stages.borrow();
         let mut workload = Workload::default();
         let mut plans = Vec::with_capacity(chunks.len());
-        let mut constant = vec![0u64; schedule.devices().len()];
+        let keys: Vec<Key> = chunks.iter().map(|chunk| chunk.key).collect();
+        let mut constant: Vec<u64> =
+            (0..schedule.devices().len()).map(|d| self.waiting(d, schedule, |c| keys[c])).collect();
         let mut beside = vec![0u64; schedule.devices().len()];
         for chunk in chunks {
             let (stage, keep, _) = &stages[&chunk.key];
             let Some((measure, steps)) = chunk.chosen else { return Ok(None) };
-            let state = self.state_of(stage);
+            let state = self.state_of(stage, schedule);
             let (lower, upper) = self.bounds(chunk.key.0, chunk.key.1);
             let (sent, returned) = (upper.map_or(0, |cut| cut.sent), lower.map_or(0, |cut| cut.returned));
             for &d in &chunk.devices {
@@ -294,6 +316,8 @@ impl<'a> Evaluator<'a> {
             check::check(&stage.problem, &plan)?;
             plans.push(StagePlan {
                 forward_ops: forward.len(),
+                steps: stage.in_step(&plan.steps),
+                messages: stage.messages.clone(),
                 ops: [forward, backward].concat(),
                 problem: stage.problem.clone(),
                 plan,

@@ -27,9 +27,9 @@ pub use search::{Method, methods, plan_pipeline};
 use std::time::Duration;
 
 use crate::cost::Problem;
-use crate::entity::OpId;
+use crate::entity::{OpId, ValueId};
 use crate::pipeline::{Run, Schedule, Workload};
-use crate::plan::Plan;
+use crate::plan::{Plan, StageStep};
 use crate::units::{Bytes, Nanos};
 
 /// What joint planning may do.
@@ -65,6 +65,19 @@ impl Default for Options {
     }
 }
 
+/// Values that cross the borders of a stage, each list in one order for sender and receiver.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Messages {
+    /// From the stage before, forward.
+    pub received: Vec<ValueId>,
+    /// On to the next stage.
+    pub sent: Vec<ValueId>,
+    /// From the next stage, backward.
+    pub returned: Vec<ValueId>,
+    /// Back to the stage before.
+    pub sent_back: Vec<ValueId>,
+}
+
 /// One chunk of a planned pipeline.
 #[derive(Clone, Debug)]
 pub struct StagePlan {
@@ -78,6 +91,10 @@ pub struct StagePlan {
     pub problem: Problem,
     /// What it does for each microbatch.
     pub plan: Plan,
+    /// The plan's steps in the names of the whole problem.
+    pub steps: Vec<StageStep>,
+    /// What crosses its borders, in those names.
+    pub messages: Messages,
     /// Time of a microbatch's forward.
     pub forward_time: Nanos,
     /// Time of its backward, or of the input gradient where it is split.

@@ -19,12 +19,13 @@
 
 use std::collections::BTreeMap;
 
+use super::Messages;
 use super::cuts::{Cut, Layout, is_source};
 use crate::cost::{Costs, Device, Problem};
 use crate::entity::{Entity, EntityMap, OpId, ValueId};
 use crate::error::Result;
 use crate::graph::{Graph, GraphBuilder, NewValue, Op, Phase, Replay, Role};
-use crate::plan::{Lowering, Step, Timeline, lower, simulate};
+use crate::plan::{Lowering, StageStep, Step, Timeline, lower, simulate};
 use crate::units::{Bytes, Nanos};
 
 /// A stage's problem, and what stands where in it.
@@ -40,6 +41,45 @@ pub(super) struct Stage {
     pub returned: Bytes,
     /// Bytes of the gradients that are summed up.
     pub gradients: Bytes,
+    /// What crosses its borders.
+    pub messages: Messages,
+    /// Bytes of what each microbatch gives out and leaves there until the end of the step.
+    pub results: Bytes,
+    /// What each op stands for.
+    pub origins: EntityMap<OpId, Origin>,
+    /// What each value is in the whole step; none for what says an order.
+    pub values: EntityMap<ValueId, Option<ValueId>>,
+}
+
+/// What an op of a stage stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// An op of the whole step.
+    Op(OpId),
+    /// The inputs of the step.
+    Inputs,
+    Receive,
+    Send,
+    Turn,
+    Return,
+    Between,
+    /// The gradient, as it is called in the whole step, that is added to its sum.
+    Accumulate(ValueId),
+}
+
+impl Origin {
+    /// The kind of the op.
+    fn kind(self) -> &'static str {
+        match self {
+            Self::Op(_) | Self::Inputs => "Step.Op",
+            Self::Receive => "Pipeline.Receive",
+            Self::Send => "Pipeline.Send",
+            Self::Turn => "Pipeline.Turn",
+            Self::Return => "Pipeline.Return",
+            Self::Between => "Pipeline.Between",
+            Self::Accumulate(_) => "Pipeline.Accumulate",
+        }
+    }
 }
 
 /// What a plan of a stage comes to.
@@ -71,14 +111,6 @@ impl Measure {
 /// Values up to which every choice of what to save is tried.
 const FEW: usize = 8;
 
-/// Names of the ops that are added.
-const RECEIVE: &str = "Pipeline.Receive";
-const SEND: &str = "Pipeline.Send";
-const TURN: &str = "Pipeline.Turn";
-const RETURN: &str = "Pipeline.Return";
-const BETWEEN: &str = "Pipeline.Between";
-const ACCUMULATE: &str = "Pipeline.Accumulate";
-
 struct Builder<'a> {
     from: &'a Problem,
     graph: GraphBuilder,
@@ -88,6 +120,8 @@ struct Builder<'a> {
     roots: Vec<ValueId>,
     time: EntityMap<OpId, Nanos>,
     workspace: EntityMap<OpId, Bytes>,
+    origins: EntityMap<OpId, Origin>,
+    values: EntityMap<ValueId, Option<ValueId>>,
 }
 
 impl Builder<'_> {
@@ -95,6 +129,7 @@ impl Builder<'_> {
         let root = value.alias_of.map(|base| self.roots[base.index()]);
         let id = self.graph.value(value);
         self.roots.push(root.unwrap_or(id));
+        self.values.push(None);
         id
     }
 
@@ -115,6 +150,7 @@ impl Builder<'_> {
         };
         let id = self.declare(new);
         self.map[old] = Some(id);
+        self.values[id] = Some(old);
         id
     }
 
@@ -128,7 +164,8 @@ impl Builder<'_> {
         new
     }
 
-    fn push(&mut self, op: Op, time: Nanos, workspace: Bytes) -> OpId {
+    fn push(&mut self, op: Op, origin: Origin, time: Nanos, workspace: Bytes) -> OpId {
+        self.origins.push(origin);
         self.time.push(time);
         self.workspace.push(workspace);
         self.graph.op(op)
@@ -137,14 +174,15 @@ impl Builder<'_> {
     /// An op that only says in which order things happen.
     fn marker(
         &mut self,
-        kind: &str,
+        origin: Origin,
         phase: Phase,
         inputs: Vec<ValueId>,
         outputs: Vec<ValueId>,
         reserve: Bytes,
     ) -> OpId {
-        let op = Op { kind: kind.into(), phase, inputs, outputs, inplace: Vec::new(), replay: Replay::Once };
-        self.push(op, Nanos::ZERO, reserve)
+        let kind = origin.kind().into();
+        let op = Op { kind, phase, inputs, outputs, inplace: Vec::new(), replay: Replay::Once };
+        self.push(op, origin, Nanos::ZERO, reserve)
     }
 
     /// An op of the step; `after` is read as well.
@@ -172,7 +210,7 @@ impl Builder<'_> {
         let (kind, inplace) = (op.kind.clone(), op.inplace.clone());
         let outputs = outputs.into_iter().flatten().collect();
         let op = Op { kind, phase: op.phase, inputs, outputs, inplace, replay: op.replay };
-        self.push(op, from.costs.time[id], from.costs.workspace[id])
+        self.push(op, Origin::Op(id), from.costs.time[id], from.costs.workspace[id])
     }
 
     /// Have the inputs of the step that `ops` read.
@@ -191,7 +229,7 @@ impl Builder<'_> {
             values.sort_unstable();
             let outputs = values.into_iter().map(|v| self.copy(v, None)).collect();
             let op = Op { inputs: Vec::new(), outputs, inplace: Vec::new(), ..graph.ops()[op].clone() };
-            self.push(op, Nanos::ZERO, Bytes::ZERO);
+            self.push(op, Origin::Inputs, Nanos::ZERO, Bytes::ZERO);
         }
     }
 
@@ -207,7 +245,7 @@ impl Builder<'_> {
                 op.outputs.iter().filter(|&&v| graph.values()[v].output && graph.values()[v].role == Role::Gradient)
             {
                 let (gradient, done) = (self.map[v].expect("it was just made"), self.token());
-                self.marker(ACCUMULATE, Phase::Update, vec![gradient], vec![done], Bytes::ZERO);
+                self.marker(Origin::Accumulate(v), Phase::Update, vec![gradient], vec![done], Bytes::ZERO);
             }
         }
     }
@@ -240,25 +278,33 @@ impl Stage {
             roots: Vec::new(),
             time: EntityMap::new(),
             workspace: EntityMap::new(),
+            origins: EntityMap::new(),
+            values: EntityMap::new(),
         };
         to.sources(&[forward.as_slice(), backward.as_slice()].concat());
         if !received.is_empty() {
             let outputs = received.iter().map(|&v| to.copy(v, None)).collect();
-            to.marker(RECEIVE, Phase::Forward, Vec::new(), outputs, Bytes::ZERO);
+            to.marker(Origin::Receive, Phase::Forward, Vec::new(), outputs, Bytes::ZERO);
         }
         let mut depends = EntityMap::filled(false, graph.values().len());
         to.part(&forward, None, &mut depends);
         // What is sent on is made by then; in the last stage what its last op makes.
         let mut ready: Vec<ValueId> = sent.iter().filter_map(|&v| to.map[v]).collect();
+        // And what the step gives out: running statistics are the next microbatch's to go on from.
+        let made = forward.iter().flat_map(|&op| &graph.ops()[op].outputs);
+        let given = made.filter(|&&v| graph.values()[v].output && graph.values()[v].role != Role::Gradient);
+        ready.extend(given.filter_map(|&v| to.map[v]));
+        ready.sort_unstable();
+        ready.dedup();
         if let Some(&op) = forward.last().filter(|_| ready.is_empty()) {
             ready.extend(graph.ops()[op].outputs.iter().filter_map(|&v| to.map[v]));
         }
         let (gone, token) = (to.token(), to.token());
-        to.marker(SEND, Phase::Forward, ready, vec![gone], Bytes::ZERO);
+        to.marker(Origin::Send, Phase::Forward, ready, vec![gone], Bytes::ZERO);
         let mut made: Vec<ValueId> = returned.iter().map(|&v| to.copy(v, None)).collect();
         made.push(token);
         returned.iter().for_each(|&v| depends[v] = true);
-        let turn = to.marker(TURN, Phase::Backward, vec![gone], made, reserve);
+        let turn = to.marker(Origin::Turn, Phase::Backward, vec![gone], made, reserve);
         let urgent = leads_to(graph, &backward, &sent_back);
         let (inputs, weights): (Vec<OpId>, Vec<OpId>) = backward.iter().partition(|&&op| !split || urgent[op]);
         to.part(&inputs, Some(token), &mut depends);
@@ -266,28 +312,33 @@ impl Stage {
         let mut last = token;
         if !ready.is_empty() {
             last = to.token();
-            to.marker(RETURN, Phase::Backward, ready, vec![last], Bytes::ZERO);
+            to.marker(Origin::Return, Phase::Backward, ready, vec![last], Bytes::ZERO);
         }
         let mut between = None;
         if split {
             let next = to.token();
-            between = Some(to.marker(BETWEEN, Phase::Backward, vec![last], vec![next], Bytes::ZERO));
+            between = Some(to.marker(Origin::Between, Phase::Backward, vec![last], vec![next], Bytes::ZERO));
             let mut depends = EntityMap::filled(false, graph.values().len());
             to.part(&weights, Some(next), &mut depends);
         }
-        let mut gradients = Bytes::ZERO;
+        let (mut gradients, mut results) = (Bytes::ZERO, Bytes::ZERO);
         for &v in graph.outputs() {
             let value = &graph.values()[v];
             match to.map[v] {
                 Some(_) if value.role == Role::Gradient && !value.resident => gradients += value.bytes,
-                Some(new) if !received.contains(&v) && !returned.contains(&v) => to.graph.output(new),
+                Some(new) if !received.contains(&v) && !returned.contains(&v) => {
+                    to.graph.output(new);
+                    results += if value.resident { Bytes::ZERO } else { value.bytes };
+                }
                 _ => {}
             }
         }
-        let returned = returned.iter().map(|&v| graph.values()[v].bytes).sum();
+        let back = returned.iter().map(|&v| graph.values()[v].bytes).sum();
+        let messages = Messages { received, sent, returned, sent_back };
         let costs = Costs { time: to.time, workspace: to.workspace };
         let problem = Problem::new(problem.name.clone(), to.graph.finish()?, costs, device)?;
-        Ok(Self { problem, turn, between, returned, gradients })
+        let (origins, values) = (to.origins, to.values);
+        Ok(Self { problem, turn, between, returned: back, gradients, messages, results, origins, values })
     }
 
     /// The same with another reserve.
@@ -323,6 +374,29 @@ impl Stage {
     pub fn keep_all(&self) -> Vec<Step> {
         let order: Vec<OpId> = self.problem.graph.ops().keys().collect();
         lower(&self.problem.graph, &order, Lowering::default())
+    }
+
+    /// The steps of a plan of this stage, as the whole step names things.
+    pub fn in_step(&self, steps: &[Step]) -> Vec<StageStep> {
+        let value = |v: &ValueId| self.values[*v];
+        let named = steps.iter().filter_map(|step| {
+            Some(match step {
+                Step::Compute { op, inplace } => match self.origins[*op] {
+                    Origin::Op(op) => StageStep::Step(Step::Compute { op, inplace: inplace.clone() }),
+                    Origin::Inputs => return None,
+                    Origin::Receive => StageStep::Receive,
+                    Origin::Send => StageStep::Send,
+                    Origin::Turn => StageStep::Turn,
+                    Origin::Return => StageStep::Return,
+                    Origin::Between => StageStep::Between,
+                    Origin::Accumulate(gradient) => StageStep::Accumulate(gradient),
+                },
+                Step::Drop(v) => StageStep::Step(Step::Drop(value(v)?)),
+                Step::Offload(v) => StageStep::Step(Step::Offload(value(v)?)),
+                Step::Prefetch(v) => StageStep::Step(Step::Prefetch(value(v)?)),
+            })
+        });
+        named.collect()
     }
 
     /// What a plan comes to, the reserve left out.

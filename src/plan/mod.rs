@@ -3,11 +3,13 @@
 mod format;
 mod lower;
 mod render;
+mod stage;
 mod step;
 mod timeline;
 
 pub use format::{Plan, Predicted, Status};
 pub use lower::{Lowering, lower};
 pub use render::{render_steps, render_timeline};
+pub use stage::StageStep;
 pub use step::Step;
 pub use timeline::{Lane, Span, Timeline, simulate};
