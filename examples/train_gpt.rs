@@ -8,18 +8,21 @@
 //! of the whole heap from before the model is made: parameters, gradients, optimizer state, batches,
 //! the plan itself, everything.
 
+mod text;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::{AdamWConfig, GradientsParams};
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use plimsoll::zoo::Configured as _;
 use plimsoll::zoo::gpt::{Gpt, GptConfig};
 use plimsoll::{Budget, Bytes, Rematerialize, Settings, alloc};
+use text::Corpus;
 
 #[global_allocator]
 static ALLOCATOR: alloc::Counting = alloc::Counting;
@@ -76,49 +79,6 @@ struct Options {
     json: Option<PathBuf>,
 }
 
-/// What this example learns when it is given no text.
-const OWN_TEXT: &[&str] = &[
-    include_str!("../README.md"),
-    include_str!("../DESIGN.md"),
-    include_str!("../src/check.rs"),
-    include_str!("../src/plan/timeline.rs"),
-    include_str!("../src/units.rs"),
-    include_str!("train_gpt.rs"),
-];
-
-/// A text as numbered characters.
-struct Corpus {
-    tokens: Vec<usize>,
-    vocab: usize,
-}
-
-impl Corpus {
-    fn new(text: &str) -> Self {
-        let mut alphabet: Vec<char> = text.chars().collect();
-        alphabet.sort_unstable();
-        alphabet.dedup();
-        let number = |c: char| alphabet.binary_search(&c).expect("every character is in the alphabet");
-        Self { tokens: text.chars().map(number).collect(), vocab: alphabet.len() }
-    }
-
-    /// Batch number `step`: the same for every run with the same seed.
-    fn batch(&self, options: &Options, step: usize, device: &Device) -> (Tensor<2, Int>, Tensor<2, Int>) {
-        let (rows, columns) = (options.batch, options.sequence);
-        let mut state = options.seed.wrapping_mul(0x9e37_79b9).wrapping_add(step as u64);
-        let mut next = |n: usize| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 33) as usize % n
-        };
-        let starts: Vec<usize> = (0..rows).map(|_| next(self.tokens.len() - columns)).collect();
-        let take = |shift: usize| {
-            let data: Vec<i32> =
-                starts.iter().flat_map(|&s| &self.tokens[s + shift..s + shift + columns]).map(|&t| t as i32).collect();
-            Tensor::<2, Int>::from_data(TensorData::new(data, [rows, columns]), device)
-        };
-        (take(0), take(1))
-    }
-}
-
 /// What one way of training gave.
 struct Run {
     losses: Vec<f32>,
@@ -170,14 +130,7 @@ fn train(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     if options.steps == 0 {
         return Err("--steps must be at least 1".into());
     }
-    let text = match &options.text {
-        Some(path) => std::fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?,
-        None => OWN_TEXT.concat(),
-    };
-    let corpus = Corpus::new(&text);
-    if corpus.tokens.len() < options.sequence + 2 || corpus.vocab < 2 {
-        return Err(format!("the text is too short for sequences of {} characters", options.sequence).into());
-    }
+    let corpus = Corpus::open(options.text.as_deref(), options.sequence)?;
     let config = GptConfig {
         batch: options.batch,
         layers: options.layers,
@@ -215,7 +168,7 @@ fn train_plain(options: &Options, config: &GptConfig, corpus: &Corpus) -> Run {
     let mut model = config.seeded(&device, options.seed);
     let mut optim = AdamWConfig::new().init();
     for step in 0..options.steps {
-        let (tokens, targets) = corpus.batch(options, step, &device);
+        let (tokens, targets) = corpus.batch([options.batch, options.sequence], options.seed, step, &device);
         let start = Instant::now();
         let loss = model.loss(tokens, targets);
         let gradients = GradientsParams::from_grads(loss.backward(), &model);
@@ -240,7 +193,7 @@ fn train_planned(options: &Options, config: &GptConfig, corpus: &Corpus, budget:
     let mut model = Rematerialize::with_settings(config.seeded(&device, options.seed), settings);
     let mut optim = AdamWConfig::new().init();
     for step in 0..options.steps {
-        let batch = corpus.batch(options, step, &device);
+        let batch = corpus.batch([options.batch, options.sequence], options.seed, step, &device);
         let step = model.step(batch, |gpt: &Gpt, (tokens, targets)| gpt.loss(tokens, targets))?;
         let loss = step.loss.into_scalar::<f32>();
         run.times.push(step.report.ran);

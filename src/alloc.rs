@@ -9,6 +9,10 @@
 //! cost profile. Without it everything works, on estimates of workspace.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+#[cfg(feature = "flex")]
+use std::cell::Cell;
+#[cfg(feature = "flex")]
+use std::sync::atomic::AtomicI64;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::units::Bytes;
@@ -18,6 +22,79 @@ static PEAK: AtomicU64 = AtomicU64::new(0);
 /// A second peak, for the crate's own use: watching a step must not disturb the caller's peak.
 static WATCHED: AtomicU64 = AtomicU64::new(0);
 static TOTAL: AtomicU64 = AtomicU64::new(0);
+
+/// Accounts that threads can be put on: on the CPU, where all devices of a pipeline share one heap, each
+/// device has one.
+#[cfg(feature = "flex")]
+pub(crate) const ACCOUNTS: usize = 64;
+
+#[cfg(feature = "flex")]
+struct Account {
+    live: AtomicI64,
+    peak: AtomicI64,
+}
+
+#[cfg(feature = "flex")]
+static BOOKS: [Account; ACCOUNTS] = [const { Account { live: AtomicI64::new(0), peak: AtomicI64::new(0) } }; ACCOUNTS];
+
+#[cfg(feature = "flex")]
+thread_local! {
+    /// No destructor and no allocation: the allocator itself looks here.
+    static ON: Cell<usize> = const { Cell::new(usize::MAX) };
+}
+
+/// Put what this thread allocates and frees on an account from now on; the one before is given back.
+#[cfg(feature = "flex")]
+pub(crate) fn on_account(account: Option<usize>) -> Option<usize> {
+    let before = ON.replace(account.filter(|&n| n < ACCOUNTS).unwrap_or(usize::MAX));
+    Some(before).filter(|&n| n < ACCOUNTS)
+}
+
+/// Accounts in use, a bit for each.
+#[cfg(feature = "flex")]
+static TAKEN: AtomicU64 = AtomicU64::new(0);
+
+/// An account that nobody else has; none where all are taken.
+#[cfg(feature = "flex")]
+pub(crate) fn take_account() -> Option<usize> {
+    let lowest = |taken: u64| Some(taken | 1 << taken.trailing_ones()).filter(|_| taken != u64::MAX);
+    TAKEN.fetch_update(Relaxed, Relaxed, lowest).ok().map(|taken| taken.trailing_ones() as usize)
+}
+
+/// Give an account back.
+#[cfg(feature = "flex")]
+pub(crate) fn give_account(account: usize) {
+    TAKEN.fetch_and(!(1 << account), Relaxed);
+}
+
+/// Begin an account anew.
+#[cfg(feature = "flex")]
+pub(crate) fn open_account(account: usize) {
+    if let Some(book) = BOOKS.get(account) {
+        book.live.store(0, Relaxed);
+        book.peak.store(0, Relaxed);
+    }
+}
+
+/// The most bytes on an account at once since it was begun.
+#[cfg(feature = "flex")]
+pub(crate) fn account_peak(account: usize) -> Bytes {
+    Bytes(BOOKS.get(account).map_or(0, |book| book.peak.load(Relaxed)).max(0) as u64)
+}
+
+#[cfg(feature = "flex")]
+fn book(bytes: i64) {
+    let on = ON.try_with(Cell::get).unwrap_or(usize::MAX);
+    if let Some(book) = BOOKS.get(on) {
+        let live = book.live.fetch_add(bytes, Relaxed) + bytes;
+        if live > book.peak.load(Relaxed) {
+            book.peak.fetch_max(live, Relaxed);
+        }
+    }
+}
+
+#[cfg(not(feature = "flex"))]
+fn book(_: i64) {}
 
 /// The system's allocator, counting the bytes asked of it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -57,6 +134,7 @@ pub(crate) fn watched() -> Bytes {
 }
 
 fn grow(bytes: usize) {
+    book(bytes as i64);
     TOTAL.fetch_add(1, Relaxed);
     let live = LIVE.fetch_add(bytes as u64, Relaxed) + bytes as u64;
     // A plain load first: the peak rarely moves, and a read-modify-write on every allocation
@@ -69,6 +147,7 @@ fn grow(bytes: usize) {
 }
 
 fn shrink(bytes: usize) {
+    book(-(bytes as i64));
     LIVE.fetch_sub(bytes as u64, Relaxed);
 }
 

@@ -42,4 +42,7 @@ pub use files::{MAX_ENTRIES, MAX_FILE_BYTES};
 pub use graph::trace::{StepOutput, TensorMapper, Tensors};
 pub use units::{Budget, Bytes, Nanos};
 #[cfg(feature = "flex")]
-pub use wrap::{Inferred, Rematerialize, Retrace, Settings, StepReport, Trained};
+pub use wrap::{
+    DeviceReport, Inferred, PipelineReport, PipelineSettings, Reduction, Rematerialize, Retrace, Settings, StepReport,
+    Trained,
+};

@@ -17,7 +17,7 @@ const LIMIT: Duration = Duration::from_secs(3600);
 
 /// A search that would go on for a long time.
 fn endless() -> Options {
-    Options { time_limit: LIMIT, node_limit: Some(50_000_000), ..Options::default() }
+    Options { time_limit: LIMIT, node_limit: Some(4_000_000), ..Options::default() }
 }
 
 /// What a solve reports, and what it comes to.

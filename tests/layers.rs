@@ -34,12 +34,18 @@ const MAY: &[(&str, &[&str])] = &[
     ("plan", &["entity", "units", "error", "files", "graph", "cost"]),
     ("check", &["entity", "units", "error", "graph", "cost", "plan"]),
     ("solver", &["entity", "units", "error", "graph", "cost", "plan"]),
-    ("runtime", &["entity", "units", "error", "files", "alloc", "graph", "cost", "plan"]),
+    ("runtime", &["entity", "units", "error", "files", "alloc", "graph", "cost", "plan", "pipeline"]),
     ("pipeline", &["units", "error", "files"]),
     ("joint", &["entity", "units", "error", "graph", "cost", "plan", "check", "solver", "pipeline"]),
     ("zoo", &["error", "graph"]),
     ("fuzz", &["entity", "units", "error", "graph", "cost", "plan", "check", "solver"]),
-    ("wrap", &["entity", "units", "error", "files", "alloc", "graph", "cost", "plan", "check", "solver", "runtime"]),
+    (
+        "wrap",
+        &[
+            "entity", "units", "error", "files", "alloc", "graph", "cost", "plan", "check", "solver", "pipeline",
+            "joint", "runtime",
+        ],
+    ),
 ];
 
 /// Where Burn may be named.

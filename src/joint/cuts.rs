@@ -13,6 +13,8 @@
 //! counts as if it were sent, so that an op is on the side of its parameters. A value that is read two stages on crosses two
 //! cuts: it is carried.
 
+use std::collections::BTreeMap;
+
 use crate::cost::Problem;
 use crate::entity::{Entity, EntityMap, OpId, ValueId};
 use crate::graph::{Phase, Replay, Role};
@@ -40,7 +42,8 @@ pub struct Cut {
 
 /// What the cuts of a problem are made from. Ops are named by their places in `order`.
 pub(super) struct Layout {
-    /// The graph's order, but what only hands a gradient out stands where the gradient is made.
+    /// The graph's order, but what only hands a gradient out stands where the gradient is made, and what the backward part
+    /// does with nothing but the forward's results, and not for a gradient, stands in the forward.
     pub order: Vec<OpId>,
     /// Places of ops in that order.
     pub place: EntityMap<OpId, usize>,
@@ -54,6 +57,8 @@ pub(super) struct Layout {
     lives: Vec<(ValueId, usize, Vec<usize>, u64)>,
     /// Parameters' readers.
     shared: Vec<(Vec<usize>, u64)>,
+    /// First and last op of what no cut may come between: see [`kept_together`].
+    together: Vec<(usize, usize)>,
 }
 
 /// Whether what an op makes is there on every device without being sent: inputs of the step.
@@ -63,32 +68,98 @@ pub(super) fn is_source(problem: &Problem, op: OpId) -> bool {
     op.inputs.is_empty() && op.outputs.iter().all(given)
 }
 
-/// See [`Layout::order`].
-fn order(problem: &Problem, turn: usize) -> Vec<OpId> {
+/// Ops that neither the loss nor a gradient needs, as those that bring running statistics forward; none where a problem
+/// does not say what its gradients are.
+fn beside(problem: &Problem) -> EntityMap<OpId, bool> {
     let graph = &problem.graph;
-    let hands_out = |id: &OpId| {
+    if !graph.outputs().iter().any(|&v| graph.values()[v].role == Role::Gradient) {
+        return EntityMap::filled(false, graph.ops().len());
+    }
+    let mut needed: EntityMap<ValueId, bool> = EntityMap::filled(false, graph.values().len());
+    for &v in graph.outputs() {
+        needed[v] = matches!(graph.values()[v].role, Role::Loss | Role::Gradient);
+    }
+    let mut beside = EntityMap::filled(false, graph.ops().len());
+    for (id, op) in graph.ops().iter().rev() {
+        beside[id] = !is_source(problem, id) && !op.outputs.iter().any(|&v| needed[v]);
+        if !beside[id] {
+            op.inputs.iter().for_each(|&v| needed[v] = true);
+        }
+    }
+    beside
+}
+
+/// See [`Layout::order`]; and where its backward part begins.
+fn order(problem: &Problem, beside: &EntityMap<OpId, bool>, turn: usize) -> (Vec<OpId>, usize) {
+    let graph = &problem.graph;
+    let hands_out = |id: OpId| {
         let given = |&v: &ValueId| {
             let value = &graph.values()[v];
             value.output && value.role == Role::Gradient && value.alias_of.is_some() && graph.uses(v).is_empty()
         };
-        let op = &graph.ops()[*id];
+        let op = &graph.ops()[id];
         op.outputs.iter().all(given) && op.replay == Replay::Pure
     };
+    // By op that moves: the one behind which it goes.
+    let mut behind: EntityMap<OpId, Option<OpId>> = EntityMap::filled(None, graph.ops().len());
     let mut after: EntityMap<OpId, Vec<OpId>> = EntityMap::filled(Vec::new(), graph.ops().len());
-    let mut moved = EntityMap::filled(false, graph.ops().len());
-    for id in graph.ops().keys().skip(turn).filter(hands_out) {
-        let last = graph.ops()[id].inputs.iter().filter_map(|&v| graph.values()[v].producer).max();
-        if let Some(last) = last.filter(|last| last.index() >= turn && !moved[*last]) {
+    let mut early = 0;
+    for id in graph.ops().keys().skip(turn) {
+        let producers = graph.ops()[id].inputs.iter().filter_map(|&v| graph.values()[v].producer);
+        let Some(last) = producers.map(|p| behind[p].unwrap_or(p)).max() else { continue };
+        let forward = last.index() < turn;
+        if (forward && beside[id]) || (!forward && hands_out(id)) {
+            behind[id] = Some(last);
             after[last].push(id);
-            moved[id] = true;
+            early += usize::from(forward);
         }
     }
     let mut order = Vec::with_capacity(graph.ops().len());
-    for id in graph.ops().keys().filter(|&id| !moved[id]) {
+    for id in graph.ops().keys().filter(|&id| behind[id].is_none()) {
         order.push(id);
         order.extend_from_slice(&after[id]);
     }
-    order
+    (order, turn + early)
+}
+
+/// A device that brings running statistics forward must see every microbatch's, so [such](beside) ops that hang together
+/// stay together. First and last place of each such group.
+fn kept_together(
+    problem: &Problem,
+    beside: &EntityMap<OpId, bool>,
+    order: &[OpId],
+    place: &EntityMap<OpId, usize>,
+) -> Vec<(usize, usize)> {
+    let graph = &problem.graph;
+    // Ops hang together through what one makes and another reads, and through the statistics they read.
+    let mut group: EntityMap<OpId, OpId> = graph.ops().keys().collect();
+    let root = |group: &EntityMap<OpId, OpId>, mut id: OpId| {
+        while group[id] != id {
+            id = group[id];
+        }
+        id
+    };
+    let mut reader: EntityMap<ValueId, Option<OpId>> = EntityMap::filled(None, graph.values().len());
+    for &id in order.iter().filter(|&&id| beside[id]) {
+        for &v in &graph.ops()[id].inputs {
+            let value = &graph.values()[v];
+            let other = match value.producer {
+                Some(producer) => Some(producer).filter(|&producer| beside[producer]),
+                None if value.role == Role::Buffer => Some(*reader[v].get_or_insert(id)),
+                None => None,
+            };
+            if let Some(other) = other {
+                let (a, b) = (root(&group, id), root(&group, other));
+                group[b] = a;
+            }
+        }
+    }
+    let mut spans: BTreeMap<OpId, (usize, usize)> = BTreeMap::new();
+    for &id in order.iter().filter(|&&id| beside[id]) {
+        let span = spans.entry(root(&group, id)).or_insert((place[id], place[id]));
+        *span = (span.0.min(place[id]), span.1.max(place[id]));
+    }
+    spans.into_values().filter(|span| span.0 < span.1).collect()
 }
 
 impl Layout {
@@ -97,7 +168,8 @@ impl Layout {
         let ops = graph.ops().len();
         let backward = |phase: Phase| matches!(phase, Phase::Backward | Phase::Update);
         let turn = graph.ops().values().position(|op| backward(op.phase)).unwrap_or(ops);
-        let order = order(problem, turn);
+        let beside = beside(problem);
+        let (order, turn) = order(problem, &beside, turn);
         let mut place = EntityMap::filled(0, ops);
         order.iter().enumerate().for_each(|(at, &op)| place[op] = at);
         let sources: EntityMap<OpId, bool> = graph.ops().keys().map(|op| is_source(problem, op)).collect();
@@ -120,7 +192,8 @@ impl Layout {
             Some(*sum)
         });
         let passed = std::iter::once(0).chain(times).collect();
-        Self { order, place, turn, ops, passed, lives, shared }
+        let together = kept_together(problem, &beside, &order, &place);
+        Self { order, place, turn, ops, passed, lives, shared, together }
     }
 
     /// Values that go forward across a cut, and values that come back.
@@ -230,6 +303,9 @@ impl Layout {
         for place in 1..self.turn {
             passed += time[place - 1];
             // Where there are few places all of them are looked at.
+            if self.together.iter().any(|&(first, last)| first < place && place <= last) {
+                continue;
+            }
             let local = self.turn <= MOST || (bytes[place] <= bytes[place - 1] && bytes[place] <= bytes[place + 1]);
             let stretch = (u128::from(passed) * MOST as u128 / (u128::from(total) + 1)) as usize;
             if local && passed > 0 && stretches[stretch].is_none_or(|other| bytes[place] <= bytes[other]) {

@@ -25,7 +25,7 @@ use crate::cost::{Costs, Device, Problem};
 use crate::entity::{Entity, EntityMap, OpId, ValueId};
 use crate::error::Result;
 use crate::graph::{Graph, GraphBuilder, NewValue, Op, Phase, Replay, Role};
-use crate::plan::{Lowering, StageStep, Step, Timeline, lower, simulate};
+use crate::plan::{Lowering, Marker, StageStep, Step, Timeline, lower, simulate};
 use crate::units::{Bytes, Nanos};
 
 /// A stage's problem, and what stands where in it.
@@ -58,27 +58,19 @@ pub(super) enum Origin {
     Op(OpId),
     /// The inputs of the step.
     Inputs,
-    Receive,
-    Send,
-    Turn,
-    Return,
-    Between,
-    /// The gradient, as it is called in the whole step, that is added to its sum.
-    Accumulate(ValueId),
+    /// What is added.
+    Marker(Marker),
 }
 
-impl Origin {
-    /// The kind of the op.
-    fn kind(self) -> &'static str {
-        match self {
-            Self::Op(_) | Self::Inputs => "Step.Op",
-            Self::Receive => "Pipeline.Receive",
-            Self::Send => "Pipeline.Send",
-            Self::Turn => "Pipeline.Turn",
-            Self::Return => "Pipeline.Return",
-            Self::Between => "Pipeline.Between",
-            Self::Accumulate(_) => "Pipeline.Accumulate",
-        }
+/// Names of the ops that are added.
+fn kind_of(marker: Marker) -> &'static str {
+    match marker {
+        Marker::Receive => "Pipeline.Receive",
+        Marker::Send => "Pipeline.Send",
+        Marker::Turn => "Pipeline.Turn",
+        Marker::Return => "Pipeline.Return",
+        Marker::Between => "Pipeline.Between",
+        Marker::Accumulate(_) => "Pipeline.Accumulate",
     }
 }
 
@@ -174,15 +166,15 @@ impl Builder<'_> {
     /// An op that only says in which order things happen.
     fn marker(
         &mut self,
-        origin: Origin,
+        marker: Marker,
         phase: Phase,
         inputs: Vec<ValueId>,
         outputs: Vec<ValueId>,
         reserve: Bytes,
     ) -> OpId {
-        let kind = origin.kind().into();
+        let kind = kind_of(marker).into();
         let op = Op { kind, phase, inputs, outputs, inplace: Vec::new(), replay: Replay::Once };
-        self.push(op, origin, Nanos::ZERO, reserve)
+        self.push(op, Origin::Marker(marker), Nanos::ZERO, reserve)
     }
 
     /// An op of the step; `after` is read as well.
@@ -245,7 +237,7 @@ impl Builder<'_> {
                 op.outputs.iter().filter(|&&v| graph.values()[v].output && graph.values()[v].role == Role::Gradient)
             {
                 let (gradient, done) = (self.map[v].expect("it was just made"), self.token());
-                self.marker(Origin::Accumulate(v), Phase::Update, vec![gradient], vec![done], Bytes::ZERO);
+                self.marker(Marker::Accumulate(v), Phase::Update, vec![gradient], vec![done], Bytes::ZERO);
             }
         }
     }
@@ -284,7 +276,7 @@ impl Stage {
         to.sources(&[forward.as_slice(), backward.as_slice()].concat());
         if !received.is_empty() {
             let outputs = received.iter().map(|&v| to.copy(v, None)).collect();
-            to.marker(Origin::Receive, Phase::Forward, Vec::new(), outputs, Bytes::ZERO);
+            to.marker(Marker::Receive, Phase::Forward, Vec::new(), outputs, Bytes::ZERO);
         }
         let mut depends = EntityMap::filled(false, graph.values().len());
         to.part(&forward, None, &mut depends);
@@ -300,11 +292,11 @@ impl Stage {
             ready.extend(graph.ops()[op].outputs.iter().filter_map(|&v| to.map[v]));
         }
         let (gone, token) = (to.token(), to.token());
-        to.marker(Origin::Send, Phase::Forward, ready, vec![gone], Bytes::ZERO);
+        to.marker(Marker::Send, Phase::Forward, ready, vec![gone], Bytes::ZERO);
         let mut made: Vec<ValueId> = returned.iter().map(|&v| to.copy(v, None)).collect();
         made.push(token);
         returned.iter().for_each(|&v| depends[v] = true);
-        let turn = to.marker(Origin::Turn, Phase::Backward, vec![gone], made, reserve);
+        let turn = to.marker(Marker::Turn, Phase::Backward, vec![gone], made, reserve);
         let urgent = leads_to(graph, &backward, &sent_back);
         let (inputs, weights): (Vec<OpId>, Vec<OpId>) = backward.iter().partition(|&&op| !split || urgent[op]);
         to.part(&inputs, Some(token), &mut depends);
@@ -312,23 +304,25 @@ impl Stage {
         let mut last = token;
         if !ready.is_empty() {
             last = to.token();
-            to.marker(Origin::Return, Phase::Backward, ready, vec![last], Bytes::ZERO);
+            to.marker(Marker::Return, Phase::Backward, ready, vec![last], Bytes::ZERO);
         }
         let mut between = None;
         if split {
             let next = to.token();
-            between = Some(to.marker(Origin::Between, Phase::Backward, vec![last], vec![next], Bytes::ZERO));
+            between = Some(to.marker(Marker::Between, Phase::Backward, vec![last], vec![next], Bytes::ZERO));
             let mut depends = EntityMap::filled(false, graph.values().len());
             to.part(&weights, Some(next), &mut depends);
         }
         let (mut gradients, mut results) = (Bytes::ZERO, Bytes::ZERO);
+        // Where a problem does not say what its gradients are, outputs may be gradients, and are not kept.
+        let says = graph.outputs().iter().any(|&v| graph.values()[v].role == Role::Gradient);
         for &v in graph.outputs() {
             let value = &graph.values()[v];
             match to.map[v] {
                 Some(_) if value.role == Role::Gradient && !value.resident => gradients += value.bytes,
                 Some(new) if !received.contains(&v) && !returned.contains(&v) => {
                     to.graph.output(new);
-                    results += if value.resident { Bytes::ZERO } else { value.bytes };
+                    results += if value.resident || !says { Bytes::ZERO } else { value.bytes };
                 }
                 _ => {}
             }
@@ -384,12 +378,7 @@ impl Stage {
                 Step::Compute { op, inplace } => match self.origins[*op] {
                     Origin::Op(op) => StageStep::Step(Step::Compute { op, inplace: inplace.clone() }),
                     Origin::Inputs => return None,
-                    Origin::Receive => StageStep::Receive,
-                    Origin::Send => StageStep::Send,
-                    Origin::Turn => StageStep::Turn,
-                    Origin::Return => StageStep::Return,
-                    Origin::Between => StageStep::Between,
-                    Origin::Accumulate(gradient) => StageStep::Accumulate(gradient),
+                    Origin::Marker(marker) => StageStep::Marker(marker),
                 },
                 Step::Drop(v) => StageStep::Step(Step::Drop(value(v)?)),
                 Step::Offload(v) => StageStep::Step(Step::Offload(value(v)?)),

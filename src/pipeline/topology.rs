@@ -112,6 +112,12 @@ impl From<Link> for FileLink {
 }
 
 impl Topology {
+    /// The same where every device has `memory` bytes.
+    pub fn with_memory(mut self, memory: Bytes) -> Self {
+        self.devices.iter_mut().for_each(|device| device.memory = memory);
+        self
+    }
+
     /// `count` equal devices of `memory` bytes in one machine, between which messages take no time.
     pub fn equal(count: usize, memory: Bytes) -> Self {
         let device = |i: usize| TopologyDevice {

@@ -10,6 +10,6 @@ mod timeline;
 pub use format::{Plan, Predicted, Status};
 pub use lower::{Lowering, lower};
 pub use render::{render_steps, render_timeline};
-pub use stage::StageStep;
+pub use stage::{Marker, StageStep};
 pub use step::Step;
 pub use timeline::{Lane, Span, Timeline, simulate};

@@ -11,7 +11,7 @@ use super::target::Target;
 use crate::entity::{Entity, EntityMap, OpId, ValueId};
 use crate::error::{Error, Result};
 use crate::graph::trace::{Program, SetStatus, kind_of, panic_message, quietly};
-use crate::plan::Step;
+use crate::plan::{Marker, StageStep, Step};
 
 /// A value and the tensor it starts as.
 pub type Binding<B> = (ValueId, HandleKind<B>);
@@ -30,6 +30,15 @@ enum Instruction {
     Offload(ValueId),
     /// Bring it back.
     Prefetch(ValueId),
+    /// Say that this place is reached.
+    Pause(Marker),
+}
+
+/// What a run of steps has in hand.
+pub struct Frame<B: Target> {
+    interpreter: TensorInterpreter<B>,
+    host: BTreeMap<ValueId, B::Host>,
+    next: usize,
 }
 
 /// The steps of a plan for a program, ready to run many times.
@@ -48,6 +57,25 @@ impl Executable {
     /// # Errors
     /// [`Error::Execution`] when a step names an op or value the program does not have.
     pub fn new(program: &Program, steps: &[Step]) -> Result<Self> {
+        Self::of(program, steps.iter().map(Ok))
+    }
+
+    /// Make the steps of a pipeline's stage ready: they stop at every marker.
+    ///
+    /// # Errors
+    /// Those of [`new`](Self::new).
+    pub fn of_stage(program: &Program, steps: &[StageStep]) -> Result<Self> {
+        let each = steps.iter().map(|step| match step {
+            StageStep::Step(step) => Ok(step),
+            StageStep::Marker(marker) => Err(*marker),
+        });
+        Self::of(program, each)
+    }
+
+    fn of<'a>(
+        program: &Program,
+        steps: impl ExactSizeIterator<Item = std::result::Result<&'a Step, Marker>>,
+    ) -> Result<Self> {
         let tensors: EntityMap<ValueId, TensorIr> = program
             .values
             .iter()
@@ -65,7 +93,14 @@ impl Executable {
             why: "it names an op or value that the program does not have".into(),
         };
         let mut instructions = Vec::with_capacity(steps.len());
-        for (index, step) in steps.iter().enumerate() {
+        for (index, step) in steps.enumerate() {
+            let step = match step {
+                Ok(step) => step,
+                Err(marker) => {
+                    instructions.push(Instruction::Pause(marker));
+                    continue;
+                }
+            };
             let value = |v: ValueId| tensors.get(v).map(|_| v).ok_or_else(|| stray(index));
             instructions.push(match step {
                 Step::Drop(v) | Step::Offload(v) | Step::Prefetch(v) if Some(v.index()) == begun => {
@@ -109,15 +144,47 @@ impl Executable {
         wanted: &[ValueId],
         observe: &mut dyn FnMut(usize),
     ) -> Result<Vec<HandleKind<B>>> {
-        let mut at = 0usize;
-        let run = quietly(|| -> Result<Vec<HandleKind<B>>, String> {
-            let mut interpreter = TensorInterpreter::<B>::with_custom_ops(device.clone(), custom_ops);
-            for (v, handle) in bindings {
-                interpreter.register_tensor_to_device(self.tensors[v].id, handle);
-            }
-            let mut host: BTreeMap<ValueId, B::Host> = BTreeMap::new();
-            for (index, instruction) in self.instructions.iter().enumerate() {
-                at = index;
+        let mut frame = self.begin(device, custom_ops, bindings);
+        while self.advance(device, &mut frame, &seed, observe)?.is_some() {}
+        self.fetch(&mut frame, wanted)
+    }
+
+    /// Begin, for [`advance`](Self::advance).
+    pub fn begin<B: Target>(
+        &self,
+        device: &B::Device,
+        custom_ops: CustomOpRegistry<B>,
+        bindings: Vec<Binding<B>>,
+    ) -> Frame<B> {
+        let interpreter = TensorInterpreter::<B>::with_custom_ops(device.clone(), custom_ops);
+        let mut frame = Frame { interpreter, host: BTreeMap::new(), next: 0 };
+        self.bind(&mut frame, bindings);
+        frame
+    }
+
+    /// Have tensors for values that come from outside.
+    pub fn bind<B: Target>(&self, frame: &mut Frame<B>, bindings: Vec<Binding<B>>) {
+        for (v, handle) in bindings {
+            frame.interpreter.register_tensor_to_device(self.tensors[v].id, handle);
+        }
+    }
+
+    /// Go on up to behind the next marker, or to the end: then there is none.
+    ///
+    /// # Errors
+    /// Those of [`run`](Self::run).
+    pub fn advance<B: Target>(
+        &self,
+        device: &B::Device,
+        frame: &mut Frame<B>,
+        seed: impl Fn(OpId) -> u64,
+        observe: &mut dyn FnMut(usize),
+    ) -> Result<Option<Marker>> {
+        let mut at = frame.next;
+        let run = quietly(|| -> Result<Option<Marker>, String> {
+            let Frame { interpreter, host, next } = frame;
+            for (index, instruction) in self.instructions.iter().enumerate().skip(*next) {
+                (at, *next) = (index, index + 1);
                 match *instruction {
                     Instruction::Nothing => {}
                     Instruction::Run(op, taken) => match random_op(&self.ops[op]) {
@@ -135,17 +202,27 @@ impl Executable {
                         let host = host.remove(&v).ok_or("it is not in host memory")?;
                         interpreter.register_tensor_to_device(self.tensors[v].id, B::from_host(host, device));
                     }
+                    Instruction::Pause(marker) => return Ok(Some(marker)),
                 }
                 observe(index);
             }
-            at = self.instructions.len();
-            Ok(wanted.iter().map(|&v| interpreter.get_tensor(&self.lent(v))).collect())
+            Ok(None)
         });
         match run {
-            Ok(Ok(outputs)) => Ok(outputs),
+            Ok(Ok(reached)) => Ok(reached),
             Ok(Err(why)) => Err(Error::Execution { at: self.describe(at), why }),
             Err(panic) => Err(Error::Execution { at: self.describe(at), why: panic_message(&*panic) }),
         }
+    }
+
+    /// Values as they are now, which stay where they are.
+    ///
+    /// # Errors
+    /// [`Error::Execution`] where one is not there.
+    pub fn fetch<B: Target>(&self, frame: &mut Frame<B>, wanted: &[ValueId]) -> Result<Vec<HandleKind<B>>> {
+        let at = frame.next;
+        let values = quietly(|| wanted.iter().map(|&v| frame.interpreter.get_tensor(&self.lent(v))).collect());
+        values.map_err(|panic| Error::Execution { at: self.describe(at), why: panic_message(&*panic) })
     }
 
     /// An op with its statuses set: what the plan takes over in place is given away to the backend
@@ -177,6 +254,7 @@ impl Executable {
             Some(Instruction::Drop(v)) => format!("step {index}, drop {v}"),
             Some(Instruction::Offload(v)) => format!("step {index}, offload {v}"),
             Some(Instruction::Prefetch(v)) => format!("step {index}, prefetch {v}"),
+            Some(Instruction::Pause(marker)) => format!("step {index}, {marker:?}"),
         }
     }
 }

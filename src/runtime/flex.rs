@@ -1,6 +1,7 @@
 //! Burn's CPU backend.
 
 use burn::tensor::{Bool, Int, Tensor};
+use burn_backend::ops::FloatTensorOps;
 use burn_backend::{DType, Shape, TensorData};
 use burn_flex::{Flex, FlexDevice, FlexTensor, Layout};
 use burn_ir::HandleKind;
@@ -86,6 +87,12 @@ impl Target for Flex {
         host
     }
 
+    /// The CPU is one device, but each stage of a pipeline has its own copy, as it would on others.
+    fn transfer(handle: &HandleKind<Self>, _: &FlexDevice) -> Result<HandleKind<Self>, String> {
+        let copy = copied(tensor(handle));
+        Ok(handle_of!(copy.dtype(), copy))
+    }
+
     fn link(_: &FlexDevice) -> Option<Link> {
         None
     }
@@ -94,6 +101,13 @@ impl Target for Flex {
         let mut registry = CustomOpRegistry::new();
         burn::signal::register_fft_ops::<Self>(&mut registry);
         registry
+    }
+
+    /// Matrix kernels pack their operands into a tile of about two megabytes that each thread keeps.
+    fn warm() {
+        let square =
+            || FlexTensor::new(filled(DType::F32, 1 << 16, 1.0), Layout::contiguous([256, 256].into()), DType::F32);
+        let _ = Self::float_matmul(square(), square());
     }
 
     /// In a step the kernels' threads are awake from the op before; by itself an op must find them
@@ -121,6 +135,17 @@ impl Target for Flex {
     const TENSOR_BYTES: Bytes = Bytes(440);
     // The same without a buffer of its own.
     const VIEW_BYTES: Bytes = Bytes(312);
+}
+
+/// A copy in a buffer of its own size, its dimensions in the same order in memory, so that ops do with it what they do
+/// with the original.
+fn copied(tensor: &FlexTensor) -> FlexTensor {
+    let strides = tensor.layout().strides();
+    let mut axes: Vec<usize> = (0..strides.len()).collect();
+    axes.sort_by_key(|&axis| std::cmp::Reverse(strides[axis].unsigned_abs()));
+    let mut back = vec![0; axes.len()];
+    axes.iter().enumerate().for_each(|(at, &axis)| back[axis] = at);
+    FlexTensor::from_data(tensor.permute(&axes).into_data()).permute(&back)
 }
 
 fn processor() -> String {

@@ -7,11 +7,13 @@
 mod cube;
 mod executor;
 mod flex;
+mod pipeline;
 mod probe;
 mod random;
 mod target;
 
-pub use executor::{Binding, Executable};
+pub use executor::{Binding, Executable, Frame};
+pub use pipeline::{Batch, ChunkProgram, Did, Made, Workers, added, mean};
 pub use probe::OpProbe;
 pub(crate) use random::seed_of;
 pub use target::{Place, Target, Usage};

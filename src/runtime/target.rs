@@ -92,12 +92,24 @@ pub trait Target: BackendIr + Debug {
     fn to_host(handle: HandleKind<Self>) -> Result<Self::Host, String>;
     /// Bring it back.
     fn from_host(host: Self::Host, device: &Self::Device) -> HandleKind<Self>;
+    /// A copy of a tensor in the memory of a device; the tensor itself where it is there already.
+    ///
+    /// # Errors
+    /// What went wrong on either device.
+    fn transfer(handle: &HandleKind<Self>, to: &Self::Device) -> Result<HandleKind<Self>, String> {
+        match Self::device_of(handle) == *to {
+            true => Ok(handle.clone()),
+            false => Ok(Self::from_host(Self::to_host(handle.clone())?, to)),
+        }
+    }
     /// How fast tensors move to host memory and back, measured now; `None` where they lie in host
     /// memory already.
     fn link(device: &Self::Device) -> Option<Link>;
 
     /// Handlers of the custom operations Burn itself records (the Fourier transforms).
     fn custom_ops() -> CustomOpRegistry<Self>;
+    /// Have a thread take what kernels keep for it from their first use on.
+    fn warm() {}
     /// Wake what an op in the middle of a step would find awake.
     fn wake(device: &Self::Device);
     /// Wait until all that was begun is done.

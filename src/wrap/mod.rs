@@ -2,8 +2,10 @@
 
 mod binding;
 mod module;
+mod pipeline;
 mod planner;
 mod settings;
+mod split;
 
 use std::cell::Cell;
 use std::ops::Deref;
@@ -23,6 +25,8 @@ use crate::plan::Plan;
 use crate::runtime::Target;
 use crate::units::{Budget, Bytes};
 use binding::{Inputs, ModuleState};
+use pipeline::Pipeline;
+pub use pipeline::{DeviceReport, PipelineReport, PipelineSettings, Reduction};
 use planner::{Entry, Planner, Table};
 pub use settings::{Retrace, Settings};
 
@@ -82,6 +86,15 @@ struct Shared {
     planner: Mutex<Planner>,
     latest: Mutex<Option<Arc<Entry>>>,
     steps: std::sync::atomic::AtomicU64,
+    /// Several devices that share each step.
+    pipeline: Option<Pipeline>,
+}
+
+impl Shared {
+    fn new(settings: Settings, pipeline: Option<Pipeline>) -> Self {
+        let planner = Mutex::new(Planner::new());
+        Self { settings, planner, latest: Mutex::new(None), steps: 0.into(), pipeline }
+    }
 }
 
 /// What one training step gives.
@@ -94,8 +107,10 @@ pub struct Trained<L, A> {
     pub output: A,
     /// Gradients for Burn's optimizers and accumulators.
     pub grads: GradientsParams,
-    /// What the step needed.
+    /// What the step needed; of a pipeline, what the device that needed most did.
     pub report: StepReport,
+    /// What each device of a [pipeline](Rematerialize::pipeline) did.
+    pub pipeline: Option<PipelineReport>,
 }
 
 /// What one run forward gives.
@@ -139,8 +154,7 @@ impl<M: Module> Rematerialize<M> {
 
     /// Wrap `module` with settings other than the defaults.
     pub fn with_settings(module: M, settings: Settings) -> Self {
-        let planner = Mutex::new(Planner::new());
-        Self { module, shared: Arc::new(Shared { settings, planner, latest: Mutex::new(None), steps: 0.into() }) }
+        Self { module, shared: Arc::new(Shared::new(settings, None)) }
     }
 
     /// The wrapped module.
@@ -223,7 +237,10 @@ impl<M: Module> Rematerialize<M> {
         O::Output: Send + 'static,
         F: FnOnce(&M, I) -> O,
     {
-        on_backend!(self, B => self.step_on::<B, I, O, F>(place, inputs, step, observe))
+        on_backend!(self, B => match &self.shared.pipeline {
+            Some(pipeline) if O::TRAINS => self.step_pipelined::<B, I, O, F>(pipeline, place, inputs, step),
+            _ => self.step_on::<B, I, O, F>(place, inputs, step, observe),
+        })
     }
 
     fn step_on<B: Target, I, O, F>(
@@ -279,7 +296,7 @@ impl<M: Module> Rematerialize<M> {
             ran,
             planned,
         };
-        Ok(Trained { loss, output, grads, report })
+        Ok(Trained { loss, output, grads, report, pipeline: None })
     }
 
     /// Run the module forward only, within the budget: the closure gets the module as
@@ -455,14 +472,9 @@ impl<M: Module> Rematerialize<M> {
         let key = planner::key::<B, F>(place, state, tensors)?;
         let settings = &self.shared.settings;
         let mut planner = lock(&self.shared.planner);
-        // A closure that captures nothing cannot do anything else the next time.
-        let may_change = std::mem::size_of::<F>() > 0;
-        let trust = match settings.retrace {
-            Retrace::Always => false,
-            Retrace::Never => true,
-            Retrace::WhenCapturing => !may_change,
-        };
-        if trust && let Some(entry) = planner.get(&key) {
+        if settings.trusts::<F>()
+            && let Some(entry) = planner.get(&key)
+        {
             return Ok(entry);
         }
         let traced = crate::graph::trace::trace::<M, I, O, F>(&self.module, inputs, step)?;

@@ -161,9 +161,9 @@ fn peak_with_handles<B: Target>(problem: &Problem, steps: &[Step]) -> Result<Byt
 /// A budget in bytes, and how much of it a plan may use: what views and the plan itself take is
 /// held back, so that what a program measures stays within what it asked for. For the latter at
 /// most three hundredths are, which matters only to models of a few megabytes.
-struct Allowance {
-    given: Bytes,
-    for_plan: Bytes,
+pub(super) struct Allowance {
+    pub given: Bytes,
+    pub for_plan: Bytes,
     /// What views take, be it held back or not.
     views: Bytes,
     /// What the plan itself takes, be it held back or not.
@@ -171,7 +171,7 @@ struct Allowance {
 }
 
 impl Allowance {
-    fn new<B: Target>(budget: Budget, problem: &Problem) -> Result<Self> {
+    pub(super) fn new<B: Target>(budget: Budget, problem: &Problem) -> Result<Self> {
         let (steps, baseline) = &solver::baseline(problem);
         let given = budget.resolve(baseline.peak)?;
         let views = Bytes(B::VIEW_BYTES.get() * views_during(&problem.graph, steps).max().unwrap_or(0));
@@ -184,7 +184,7 @@ impl Allowance {
     }
 
     /// An infeasibility in terms of the budget the caller gave.
-    fn restate(&self, error: Error) -> Error {
+    pub(super) fn restate(&self, error: Error) -> Error {
         match error {
             Error::Infeasible { minimum, proved, blockers, why, .. } => Error::Infeasible {
                 budget: self.given,

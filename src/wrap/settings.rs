@@ -175,6 +175,17 @@ impl Settings {
         self.budget
     }
 
+    /// Whether a closure is taken to do the same as the last time.
+    pub(super) fn trusts<F>(&self) -> bool {
+        // One that captures nothing cannot do anything else.
+        let may_change = std::mem::size_of::<F>() > 0;
+        match self.retrace {
+            Retrace::Always => false,
+            Retrace::Never => true,
+            Retrace::WhenCapturing => !may_change,
+        }
+    }
+
     pub(super) fn handlers<B: Target>(&self) -> CustomOpRegistry<B> {
         let mut registry = B::custom_ops();
         let any: &mut dyn Any = &mut registry;

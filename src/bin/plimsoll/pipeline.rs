@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::input;
 use crate::output::{self, Failure};
-use crate::simulate::grid;
+use crate::simulate::{grid, picture};
 
 /// Cut a model into pipeline stages and plan them together: cuts, schedule, recomputation, offload.
 #[derive(clap::Args)]
@@ -53,6 +53,9 @@ pub struct Args {
     /// Save the schedule
     #[arg(long, value_name = "FILE")]
     save_schedule: Option<PathBuf>,
+    /// Draw the step, with what each device holds: a page, or the picture alone where the name ends in `.svg`
+    #[arg(long, value_name = "FILE", conflicts_with = "compare")]
+    report: Option<PathBuf>,
     /// Columns up to which a picture of the step is drawn
     #[arg(long, default_value_t = 160)]
     width: usize,
@@ -150,6 +153,11 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         Ok(plan) => {
             if let Some(path) = &args.save_schedule {
                 plan.run.placed(&plan.schedule).save(path)?;
+            }
+            if let Some(path) = &args.report {
+                let memory: Vec<Option<Bytes>> = topology.devices().iter().map(|place| Some(place.memory)).collect();
+                let name = if problem.name.is_empty() { "pipeline" } else { &problem.name };
+                picture::write(path, name, &plan.schedule, &plan.run, &memory)?;
             }
             let seconds = start.elapsed().as_secs_f64();
             Ok(output::print(&match args.json {

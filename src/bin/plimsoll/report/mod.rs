@@ -19,6 +19,7 @@ use serde::Serialize;
 
 pub use self::category::{Categories, Category};
 pub use self::picture::Picture;
+pub use self::text::markup;
 
 use self::data::Page;
 use crate::input;

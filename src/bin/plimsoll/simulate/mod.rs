@@ -2,6 +2,7 @@
 
 mod costs;
 pub mod grid;
+pub mod picture;
 
 use std::path::{Path, PathBuf};
 
@@ -46,6 +47,9 @@ pub struct Args {
     /// Save the schedule, with recomputations where they took place
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Draw the step, with what each device holds: a page, or the picture alone where the name ends in `.svg`
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
     /// Columns of the picture of the run, at most
     #[arg(long, default_value_t = 160)]
     width: usize,
@@ -94,6 +98,10 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let run = pipeline::simulate(&schedule, &workload)?;
     if let Some(path) = &args.output {
         run.placed(&schedule).save(path)?;
+    }
+    if let Some(path) = &args.report {
+        let memory: Vec<Option<Bytes>> = workload.devices.iter().map(|device| device.memory).collect();
+        picture::write(path, what, &schedule, &run, &memory)?;
     }
     let report = report(&schedule, &workload, &run);
     let text = if args.json { output::json(&report) } else { told(&report, &schedule, &run, args.width) };

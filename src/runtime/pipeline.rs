@@ -1,0 +1,559 @@
+//! The workers of a pipeline: for every device a thread that does its list of actions.
+//!
+//! ```text
+//! receive    take the message from the queue                        (waits)
+//! forward    a frame of its own for the microbatch; up to its Turn
+//! send       copy what the forward made into the receiver's memory   (waits for a place in the queue)
+//! backward   the same frame to its end, or to Between and later to its end
+//! ```
+//!
+//! What a microbatch holds while others pass is what its frame holds. Gradients are added to their sums as they are made,
+//! in the order of the schedule, so that sums are the same bits as where one device does one microbatch after the other.
+//! Nothing outside changes until all workers are done: what a step that fails has made is dropped.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use burn_backend::Scalar;
+use burn_ir::HandleKind;
+use burn_router::CustomOpRegistry;
+
+use super::executor::{Binding, Executable, Frame};
+use super::target::Target;
+use crate::alloc;
+use crate::entity::{OpId, ValueId};
+use crate::error::{Error, Result};
+use crate::graph::trace::{panic_message, quietly};
+use crate::pipeline::{Action, Chunk, Device, Microbatch, Schedule};
+use crate::plan::Marker;
+use crate::units::{Bytes, Nanos};
+
+/// What a chunk of a pipeline does for each microbatch.
+#[derive(Clone, Debug)]
+pub struct ChunkProgram {
+    /// Its steps.
+    pub executable: Executable,
+    /// What it uses that is there all the time: parameters, statistics, constants.
+    pub resident: Vec<ValueId>,
+    /// The inputs of the microbatch it uses.
+    pub inputs: Vec<ValueId>,
+    /// From the chunk before, forward.
+    pub received: Vec<ValueId>,
+    /// On to the next chunk.
+    pub sent: Vec<ValueId>,
+    /// From the next chunk, backward.
+    pub returned: Vec<ValueId>,
+    /// Back to the chunk before.
+    pub sent_back: Vec<ValueId>,
+    /// What each microbatch gives out.
+    pub results: Vec<ValueId>,
+    /// Statistics, and what a microbatch makes of them for the next one.
+    pub state: Vec<(ValueId, ValueId)>,
+}
+
+/// What the workers of one step are given.
+pub struct Batch<'a, B: Target> {
+    /// Parameters, statistics and constants, wherever they are.
+    pub resident: &'a BTreeMap<ValueId, HandleKind<B>>,
+    /// The inputs of each microbatch.
+    pub microbatches: &'a [Vec<Binding<B>>],
+    /// The seed of a random op for a microbatch.
+    pub seed: &'a (dyn Fn(usize, OpId) -> u64 + Sync),
+    /// Handlers of custom ops.
+    pub custom_ops: &'a (dyn Fn() -> CustomOpRegistry<B> + Sync),
+}
+
+/// One thing that a device did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Did {
+    /// What.
+    pub action: Action,
+    /// When it began, from the begin of the step.
+    pub start: Nanos,
+    /// When it ended.
+    pub end: Nanos,
+}
+
+/// What one device made.
+pub struct Made<B: Target> {
+    /// Sums of gradients, by chunk.
+    pub gradients: BTreeMap<(usize, ValueId), HandleKind<B>>,
+    /// By microbatch.
+    pub results: BTreeMap<(usize, ValueId), HandleKind<B>>,
+    /// What the last microbatch made of statistics, by what the first began with.
+    pub state: BTreeMap<ValueId, HandleKind<B>>,
+    /// What it did, in order.
+    pub did: Vec<Did>,
+    /// The most that its step took; none where that cannot be measured.
+    pub peak: Option<Bytes>,
+}
+
+/// The threads of a pipeline's devices. Each device has threads and an account of its own, so that what it takes can be told
+/// apart where all devices share one heap.
+pub struct Workers {
+    pools: Vec<(rayon::ThreadPool, Option<usize>)>,
+}
+
+impl Workers {
+    /// `threads` for each of `devices`.
+    ///
+    /// # Errors
+    /// [`Error::Execution`] where the system has no more threads.
+    pub fn new<B: Target>(devices: usize, threads: usize) -> Result<Self> {
+        let mut workers = Self { pools: Vec::with_capacity(devices) };
+        for d in 0..devices {
+            let account = alloc::take_account();
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(threads.max(1))
+                .thread_name(move |n| format!("plimsoll d{d} {n}"))
+                .start_handler(move |_| {
+                    alloc::on_account(account);
+                })
+                .build();
+            let failed = |error: rayon::ThreadPoolBuildError| {
+                account.into_iter().for_each(alloc::give_account);
+                Error::Execution { at: format!("the threads of d{d}"), why: error.to_string() }
+            };
+            let pool = pool.map_err(failed)?;
+            pool.broadcast(|_| B::warm());
+            workers.pools.push((pool, account));
+        }
+        Ok(workers)
+    }
+
+    /// Run one step: what each device of the schedule made.
+    ///
+    /// `chunks` are the schedule's chunks, `devices` the schedule's devices; a device waits `patience` for another at
+    /// most.
+    ///
+    /// # Errors
+    /// [`Error::Execution`] naming device, action and op that failed first, after all workers have stopped.
+    pub fn run<B: Target>(
+        &self,
+        schedule: &Schedule,
+        chunks: &[ChunkProgram],
+        devices: &[B::Device],
+        batch: &Batch<'_, B>,
+        patience: Duration,
+    ) -> Result<Vec<Made<B>>> {
+        let wires = Wires::<B>::new(schedule.queue() as usize, patience);
+        let start = Instant::now();
+        let accounts: Vec<Option<usize>> = self.pools.iter().map(|(_, account)| *account).collect();
+        accounts.iter().flatten().for_each(|&account| alloc::open_account(account));
+        let made = std::thread::scope(|scope| {
+            let mut threads = Vec::with_capacity(devices.len());
+            for (d, (pool, _)) in self.pools.iter().take(schedule.devices().len()).enumerate() {
+                let (wires, accounts) = (&wires, &accounts);
+                let begun = std::thread::Builder::new().name(format!("plimsoll d{d}")).spawn_scoped(scope, move || {
+                    let worker = Worker::new(d, devices, schedule, chunks, batch, wires, accounts, start);
+                    pool.install(|| worker.run())
+                });
+                if begun.is_err() {
+                    wires.stop();
+                }
+                threads.push(
+                    begun.map_err(|error| Error::Execution {
+                        at: format!("the thread of d{d}"),
+                        why: error.to_string(),
+                    }),
+                );
+            }
+            let made = threads.into_iter().enumerate().map(|(d, thread)| match thread?.join() {
+                Ok(made) => made,
+                Err(panic) => {
+                    wires.stop();
+                    let why = panic_message(&*panic);
+                    Err(Error::Execution { at: format!("the worker of d{d}"), why })
+                }
+            });
+            made.collect::<Vec<Result<Made<B>>>>()
+        });
+        // A worker that only stopped because another failed does not say why.
+        match wires.failure() {
+            Some(error) => Err(error),
+            None => made.into_iter().collect(),
+        }
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.pools.iter().filter_map(|(_, account)| *account).for_each(alloc::give_account);
+    }
+}
+
+/// From, to, and whether it carries gradients.
+type Queue = (Device, Device, bool);
+/// A microbatch's values at the border of a chunk.
+type Message<B> = Vec<HandleKind<B>>;
+
+/// The queues between devices, and whether all must stop.
+struct Wires<B: Target> {
+    places: usize,
+    patience: Duration,
+    state: Mutex<Traffic<B>>,
+    moved: Condvar,
+}
+
+struct Traffic<B: Target> {
+    queues: BTreeMap<Queue, VecDeque<Message<B>>>,
+    stopped: bool,
+    failure: Option<Error>,
+}
+
+/// Why a worker does not go on.
+enum Halt {
+    /// Another one failed.
+    Stopped,
+    Failed(Error),
+}
+
+impl From<Error> for Halt {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl<B: Target> Wires<B> {
+    fn new(places: usize, patience: Duration) -> Self {
+        let state = Traffic { queues: BTreeMap::new(), stopped: false, failure: None };
+        Self { places, patience, state: Mutex::new(state), moved: Condvar::new() }
+    }
+
+    /// Every update is whole, so a panic elsewhere spoils nothing.
+    fn lock(&self) -> MutexGuard<'_, Traffic<B>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stop(&self) {
+        self.lock().stopped = true;
+        self.moved.notify_all();
+    }
+
+    fn fail(&self, error: Error) {
+        self.lock().failure.get_or_insert(error);
+        self.stop();
+    }
+
+    fn failure(&self) -> Option<Error> {
+        self.lock().failure.take()
+    }
+
+    /// Wait until something holds of a queue.
+    fn wait(
+        &self,
+        queue: Queue,
+        what: &str,
+        ready: impl Fn(&VecDeque<Message<B>>) -> bool,
+    ) -> std::result::Result<MutexGuard<'_, Traffic<B>>, Halt> {
+        let until = Instant::now() + self.patience;
+        let mut traffic = self.lock();
+        loop {
+            if traffic.stopped {
+                return Err(Halt::Stopped);
+            }
+            if ready(traffic.queues.entry(queue).or_default()) {
+                return Ok(traffic);
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let why = format!("{what} within {} s", self.patience.as_secs_f64());
+                return Err(Halt::Failed(Error::Execution { at: String::new(), why }));
+            }
+            traffic = self.moved.wait_timeout(traffic, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn send(&self, queue: Queue, message: impl FnOnce() -> Result<Message<B>>) -> std::result::Result<(), Halt> {
+        let places = self.places.max(1);
+        let late = format!("{} took no message", queue.1);
+        drop(self.wait(queue, &late, |waiting| waiting.len() < places)?);
+        // Nobody else sends here, so the place stays free while the message is copied.
+        let message = message()?;
+        self.lock().queues.entry(queue).or_default().push_back(message);
+        self.moved.notify_all();
+        if self.places == 0 {
+            drop(self.wait(queue, &late, VecDeque::is_empty)?);
+        }
+        Ok(())
+    }
+
+    fn receive(&self, queue: Queue) -> std::result::Result<Message<B>, Halt> {
+        let late = format!("{} sent nothing", queue.0);
+        let mut traffic = self.wait(queue, &late, |waiting| !waiting.is_empty())?;
+        let message = traffic.queues.get_mut(&queue).and_then(VecDeque::pop_front);
+        drop(traffic);
+        self.moved.notify_all();
+        message.ok_or(Halt::Stopped)
+    }
+}
+
+/// A microbatch at a chunk; whether it is about gradients.
+type Border = (Microbatch, Chunk, bool);
+
+struct Worker<'a, B: Target> {
+    here: Device,
+    device: B::Device,
+    devices: &'a [B::Device],
+    schedule: &'a Schedule,
+    chunks: &'a [ChunkProgram],
+    batch: &'a Batch<'a, B>,
+    wires: &'a Wires<B>,
+    accounts: &'a [Option<usize>],
+    start: Instant,
+    frames: BTreeMap<(Microbatch, Chunk), Frame<B>>,
+    /// What was received, or made here for another chunk here, by the chunk that made it.
+    arrived: BTreeMap<Border, Message<B>>,
+    /// What is to be sent, by the chunk that made it.
+    leaving: BTreeMap<Border, Message<B>>,
+    resident: BTreeMap<ValueId, HandleKind<B>>,
+    before: Option<Bytes>,
+    most: Option<Bytes>,
+    made: Made<B>,
+}
+
+impl<'a, B: Target> Worker<'a, B> {
+    #[allow(clippy::too_many_arguments)]
+    fn new(
+        d: usize,
+        devices: &'a [B::Device],
+        schedule: &'a Schedule,
+        chunks: &'a [ChunkProgram],
+        batch: &'a Batch<'a, B>,
+        wires: &'a Wires<B>,
+        accounts: &'a [Option<usize>],
+        start: Instant,
+    ) -> Self {
+        let device = devices[d].clone();
+        let before = B::usage(&device).map(|usage| usage.in_use);
+        let made = Made {
+            gradients: BTreeMap::new(),
+            results: BTreeMap::new(),
+            state: BTreeMap::new(),
+            did: Vec::with_capacity(schedule.devices()[d].len()),
+            peak: None,
+        };
+        Self {
+            here: Device(d as u32),
+            device,
+            devices,
+            schedule,
+            chunks,
+            batch,
+            wires,
+            accounts,
+            start,
+            frames: BTreeMap::new(),
+            arrived: BTreeMap::new(),
+            leaving: BTreeMap::new(),
+            resident: BTreeMap::new(),
+            before,
+            most: before,
+            made,
+        }
+    }
+
+    fn run(mut self) -> Result<Made<B>> {
+        let mut doing = "parameters".to_owned();
+        let worked = quietly(|| self.work(&mut doing)).unwrap_or_else(|panic| Err(failed(panic_message(&*panic))));
+        match worked {
+            Ok(()) => {
+                let own = self.accounts[self.here.index()].filter(|_| B::IN_HEAP && alloc::installed());
+                let pools = self.most.zip(self.before).map(|(most, before)| most.saturating_sub(before));
+                self.made.peak = own.map(alloc::account_peak).or(pools);
+                Ok(self.made)
+            }
+            Err(Halt::Stopped) => {
+                Err(Error::Execution { at: format!("{}, {doing}", self.here), why: "another device failed".into() })
+            }
+            Err(Halt::Failed(error)) => {
+                let place = format!("{}, {doing}", self.here);
+                self.wires.fail(match error {
+                    Error::Execution { at, why } if at.is_empty() => Error::Execution { at: place, why },
+                    Error::Execution { at, why } => Error::Execution { at: format!("{place}, {at}"), why },
+                    other => other,
+                });
+                Err(Error::Execution { at: String::new(), why: String::new() })
+            }
+        }
+    }
+
+    fn work(&mut self, doing: &mut String) -> std::result::Result<(), Halt> {
+        let own = (0..self.chunks.len()).filter(|&c| self.schedule.holders(Chunk(c as u32)).contains(&self.here));
+        for v in own.flat_map(|c| &self.chunks[c].resident) {
+            let Some(handle) = self.batch.resident.get(v) else { continue };
+            let handle = match B::device_of(handle) == self.device {
+                true => handle.clone(),
+                false => B::transfer(handle, &self.device).map_err(failed)?,
+            };
+            self.resident.insert(*v, handle);
+        }
+        let schedule = self.schedule;
+        for &action in &schedule.devices()[self.here.index()] {
+            *doing = action.to_string();
+            let start = self.start.elapsed();
+            self.act(action)?;
+            let nanos = |time: Duration| Nanos(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+            self.made.did.push(Did { action, start: nanos(start), end: nanos(self.start.elapsed()) });
+        }
+        Ok(())
+    }
+
+    fn act(&mut self, action: Action) -> std::result::Result<(), Halt> {
+        match action {
+            Action::Forward(m, c) => self.forward(m, c),
+            Action::Backward(m, c) | Action::WeightGradient(m, c) => {
+                self.go_on(m, c, None)?;
+                self.finish(m, c)
+            }
+            Action::InputGradient(m, c) => self.go_on(m, c, Some(Marker::Between)),
+            Action::SendActivation(m, c, to) => self.send((m, c, false), to),
+            Action::SendGradient(m, c, to) => self.send((m, c, true), to),
+            Action::ReceiveActivation(m, c, from) => self.receive((m, c, false), from),
+            Action::ReceiveGradient(m, c, from) => self.receive((m, c, true), from),
+            // Stages compute again what their own plans say; weights are updated by the caller, all or none.
+            Action::Recompute(..) | Action::Update(_) => Ok(()),
+        }
+    }
+
+    fn forward(&mut self, m: Microbatch, c: Chunk) -> std::result::Result<(), Halt> {
+        let chunk = &self.chunks[c.index()];
+        let mut bindings: Vec<Binding<B>> =
+            chunk.resident.iter().filter_map(|v| Some((*v, self.resident.get(v)?.clone()))).collect();
+        for (v, handle) in &self.batch.microbatches[m.index()] {
+            if chunk.inputs.contains(v) {
+                bindings.push((*v, B::transfer(handle, &self.device).map_err(failed)?));
+            }
+        }
+        let frame = chunk.executable.begin(&self.device, (self.batch.custom_ops)(), bindings);
+        self.frames.insert((m, c), frame);
+        self.go_on(m, c, Some(Marker::Turn))
+    }
+
+    /// Run a frame up to a marker, or to its end.
+    fn go_on(&mut self, m: Microbatch, c: Chunk, until: Option<Marker>) -> std::result::Result<(), Halt> {
+        let (batch, chunk) = (self.batch, &self.chunks[c.index()]);
+        let Some(mut frame) = self.frames.remove(&(m, c)) else {
+            return Err(failed("its forward was not run".into()));
+        };
+        // A frame that stands at its turn begins with what came back.
+        if until != Some(Marker::Turn)
+            && !chunk.returned.is_empty()
+            && let Some(values) = self.arrived.remove(&(m, Chunk(c.0 + 1), true))
+        {
+            chunk.executable.bind(&mut frame, chunk.returned.iter().copied().zip(values).collect());
+        }
+        let seed = |op| (batch.seed)(m.index(), op);
+        loop {
+            let (device, most) = (&self.device, &mut self.most);
+            let mut sample = |_| *most = (*most).max(B::usage(device).map(|usage| usage.in_use));
+            let reached = chunk.executable.advance(device, &mut frame, seed, &mut sample)?;
+            match reached {
+                Some(Marker::Receive) => {
+                    let border = (m, Chunk(c.0.saturating_sub(1)), false);
+                    let values = self.arrived.remove(&border).ok_or_else(|| failed("nothing was received".into()))?;
+                    chunk.executable.bind(&mut frame, chunk.received.iter().copied().zip(values).collect());
+                }
+                Some(Marker::Send) => {
+                    // Statistics are there now; later a plan may have dropped them, to make them again at its end.
+                    let news: Vec<ValueId> = chunk.state.iter().map(|(_, new)| *new).collect();
+                    let values = chunk.executable.fetch(&mut frame, &news)?;
+                    for ((old, _), value) in chunk.state.iter().zip(values) {
+                        self.resident.insert(*old, value.clone());
+                        self.made.state.insert(*old, value);
+                    }
+                    let values = chunk.executable.fetch(&mut frame, &chunk.sent)?;
+                    self.hand_on((m, c, false), c.index() + 1, values)?;
+                }
+                Some(Marker::Return) => {
+                    let values = chunk.executable.fetch(&mut frame, &chunk.sent_back)?;
+                    self.hand_on((m, c, true), c.index().wrapping_sub(1), values)?;
+                }
+                Some(Marker::Accumulate(v)) => {
+                    let gradient = chunk.executable.fetch(&mut frame, &[v])?.pop();
+                    let sum = self.made.gradients.remove(&(c.index(), v));
+                    let sum = gradient.map(|gradient| added::<B>(sum, gradient)).transpose()?;
+                    self.made.gradients.extend(sum.map(|sum| ((c.index(), v), sum)));
+                }
+                Some(marker) if Some(marker) == until => break,
+                Some(_) => {}
+                None => break,
+            }
+        }
+        self.frames.insert((m, c), frame);
+        Ok(())
+    }
+
+    /// Keep what goes to the next chunk or the one before: here, if that is here too, or until it is sent.
+    fn hand_on(&mut self, border: Border, chunk: usize, values: Message<B>) -> Result<()> {
+        if chunk >= self.chunks.len() || values.is_empty() {
+            return Ok(());
+        }
+        if self.schedule.device_of(border.0, Chunk(chunk as u32)) == self.here {
+            // A chunk owns what it receives, wherever that comes from.
+            self.arrived.insert(border, copies::<B>(&values, &self.device)?);
+        } else {
+            self.leaving.insert(border, values);
+        }
+        Ok(())
+    }
+
+    /// The microbatch is done here.
+    fn finish(&mut self, m: Microbatch, c: Chunk) -> std::result::Result<(), Halt> {
+        let chunk = &self.chunks[c.index()];
+        let Some(mut frame) = self.frames.remove(&(m, c)) else { return Ok(()) };
+        let values = chunk.executable.fetch(&mut frame, &chunk.results)?;
+        let named = chunk.results.iter().zip(values).map(|(v, handle)| ((m.index(), *v), handle));
+        self.made.results.extend(named);
+        Ok(())
+    }
+
+    fn send(&mut self, border: Border, to: Device) -> std::result::Result<(), Halt> {
+        // What is empty is sent too, so that senders and receivers count alike.
+        let values = self.leaving.remove(&border).unwrap_or_default();
+        let (wires, account) = (self.wires, self.accounts[to.index()]);
+        let device = &self.devices[to.index()];
+        wires.send((self.here, to, border.2), || {
+            let own = alloc::on_account(account);
+            let copies = copies::<B>(&values, device);
+            alloc::on_account(own);
+            copies
+        })
+    }
+
+    fn receive(&mut self, border: Border, from: Device) -> std::result::Result<(), Halt> {
+        let values = self.wires.receive((from, self.here, border.2))?;
+        self.arrived.insert(border, values);
+        Ok(())
+    }
+}
+
+fn failed(why: String) -> Halt {
+    Halt::Failed(Error::Execution { at: String::new(), why })
+}
+
+fn copies<B: Target>(values: &[HandleKind<B>], device: &B::Device) -> Result<Message<B>> {
+    let copy = |value| B::transfer(value, device).map_err(|why| Error::Execution { at: String::new(), why });
+    values.iter().map(copy).collect()
+}
+
+/// A sum with one more summand.
+///
+/// # Errors
+/// [`Error::Execution`] for what is no float tensor.
+pub fn added<B: Target>(sum: Option<HandleKind<B>>, more: HandleKind<B>) -> Result<HandleKind<B>> {
+    match (sum, more) {
+        (None, more) => Ok(more),
+        (Some(HandleKind::Float(sum)), HandleKind::Float(more)) => Ok(HandleKind::Float(B::float_add(sum, more))),
+        _ => Err(Error::Execution { at: String::new(), why: "only float tensors are summed up".into() }),
+    }
+}
+
+/// A sum of `count` summands as their mean.
+pub fn mean<B: Target>(sum: HandleKind<B>, count: usize) -> HandleKind<B> {
+    match sum {
+        HandleKind::Float(sum) => HandleKind::Float(B::float_div_scalar(sum, Scalar::Float(count as f64))),
+        other => other,
+    }
+}
