@@ -4,10 +4,8 @@ use std::collections::BTreeMap;
 
 use burn_ir::{FloatOperationIr, HandleKind, NumericOperationIr, OperationIr, RandomOpIr};
 use burn_ir::{TensorId, TensorIr, TensorStatus};
-use burn_router::{CustomOpRegistry, TensorInterpreter};
 
-use super::random;
-use super::target::Target;
+use super::target::{Interpreter, Target};
 use crate::entity::{Entity, EntityMap, OpId, ValueId};
 use crate::error::{Error, Result};
 use crate::graph::trace::{Program, SetStatus, kind_of, panic_message, quietly};
@@ -99,11 +97,12 @@ impl Executable {
     /// `observe` is called after each step with its index.
     ///
     /// # Errors
-    /// [`Error::Execution`] naming the op that failed. Everything the step made is freed then.
+    /// [`Error::Execution`] naming the op that failed, or [`Error::Worker`] where the device is gone. Everything
+    /// the step made is freed then.
     pub fn run<B: Target>(
         &self,
         device: &B::Device,
-        custom_ops: CustomOpRegistry<B>,
+        handlers: B::Handlers,
         bindings: Vec<Binding<B>>,
         seed: impl Fn(OpId) -> u64,
         wanted: &[ValueId],
@@ -111,9 +110,9 @@ impl Executable {
     ) -> Result<Vec<HandleKind<B>>> {
         let mut at = 0usize;
         let run = quietly(|| -> Result<Vec<HandleKind<B>>, String> {
-            let mut interpreter = TensorInterpreter::<B>::with_custom_ops(device.clone(), custom_ops);
+            let mut interpreter = B::Interpreter::new(device, handlers);
             for (v, handle) in bindings {
-                interpreter.register_tensor_to_device(self.tensors[v].id, handle);
+                interpreter.bind(self.tensors[v].id, handle);
             }
             let mut host: BTreeMap<ValueId, B::Host> = BTreeMap::new();
             for (index, instruction) in self.instructions.iter().enumerate() {
@@ -121,31 +120,33 @@ impl Executable {
                 match *instruction {
                     Instruction::Nothing => {}
                     Instruction::Run(op, taken) => match random_op(&self.ops[op]) {
-                        None => interpreter.register_op(self.ready(op, taken)),
+                        None => interpreter.run(self.ready(op, taken)),
                         Some(random) => {
-                            let data = random::draw(random, seed(OpId::from_index(op.index() - self.leading)))?;
-                            interpreter.register_tensor_data_id(random.out.id, data);
+                            interpreter.draw(random, seed(OpId::from_index(op.index() - self.leading)))?;
                         }
                     },
-                    Instruction::Drop(v) => interpreter.register_op(OperationIr::Drop(self.tensors[v].clone())),
+                    Instruction::Drop(v) => interpreter.run(OperationIr::Drop(self.tensors[v].clone())),
                     Instruction::Offload(v) => {
-                        host.insert(v, B::to_host(interpreter.get_tensor(&self.lent(v)))?);
+                        host.insert(v, B::to_host(interpreter.lend(&self.lent(v)))?);
                     }
                     Instruction::Prefetch(v) => {
                         let host = host.remove(&v).ok_or("it is not in host memory")?;
-                        interpreter.register_tensor_to_device(self.tensors[v].id, B::from_host(host, device));
+                        interpreter.bind(self.tensors[v].id, B::from_host(host, device));
                     }
                 }
                 observe(index);
             }
             at = self.instructions.len();
-            Ok(wanted.iter().map(|&v| interpreter.get_tensor(&self.lent(v))).collect())
+            let outputs = wanted.iter().map(|&v| interpreter.lend(&self.lent(v))).collect();
+            B::finish(device)?;
+            Ok(outputs)
         });
-        match run {
-            Ok(Ok(outputs)) => Ok(outputs),
-            Ok(Err(why)) => Err(Error::Execution { at: self.describe(at), why }),
-            Err(panic) => Err(Error::Execution { at: self.describe(at), why: panic_message(&*panic) }),
-        }
+        let why = match run {
+            Ok(Ok(outputs)) => return Ok(outputs),
+            Ok(Err(why)) => why,
+            Err(panic) => panic_message(&*panic),
+        };
+        Err(B::lost(device).unwrap_or_else(|| Error::Execution { at: self.describe(at), why }))
     }
 
     /// An op with its statuses set: what the plan takes over in place is given away to the backend

@@ -1,4 +1,4 @@
-//! Runs a plan's steps exactly, on any backend Burn's interpreter drives.
+//! Runs a plan's steps exactly, on any backend Burn's interpreter drives, here or in a worker.
 //!
 //! The runtime knows nothing of solvers: it is given a program, the steps of a checked plan, and
 //! the tensors to start from.
@@ -9,9 +9,11 @@ mod executor;
 mod flex;
 mod probe;
 mod random;
+#[cfg(feature = "remote")]
+pub mod remote;
 mod target;
 
 pub use executor::{Binding, Executable};
 pub use probe::OpProbe;
 pub(crate) use random::seed_of;
-pub use target::{Place, Target, Usage};
+pub use target::{Interpreter, Local, Place, Seen, Target, Usage};

@@ -12,9 +12,33 @@ use crate::error::{Error, Result};
 use crate::graph::trace::{TensorMapper, Tensors};
 use crate::runtime::Target;
 
+/// Which backend a module is on.
+#[derive(Clone, Copy)]
+pub(super) enum Home {
+    Flex,
+    #[cfg(feature = "cubecl")]
+    Cube,
+    #[cfg(feature = "remote")]
+    Remote,
+}
+
+/// Where a module lives; one that lives on no backend that steps run on is refused by the first.
+pub(super) fn home_of<M: Module>(module: &M) -> Home {
+    #[cfg(feature = "cubecl")]
+    if lives_on::<burn_cubecl::CubeBackend, M>(module) {
+        return Home::Cube;
+    }
+    #[cfg(feature = "remote")]
+    if lives_on::<burn_remote::RemoteBackend, M>(module) {
+        return Home::Remote;
+    }
+    let _ = module;
+    Home::Flex
+}
+
 /// Whether the first float parameter of a module is on a backend.
-#[cfg(feature = "cubecl")]
-pub(super) fn lives_on<B: Target, M: Module>(module: &M) -> bool {
+#[cfg(any(feature = "cubecl", feature = "remote"))]
+fn lives_on<B: Target, M: Module>(module: &M) -> bool {
     struct Look<B>(Option<bool>, std::marker::PhantomData<B>);
     impl<B: Target> ModuleVisitor for Look<B> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
@@ -37,9 +61,17 @@ pub(super) struct Bound<B: Target> {
 }
 
 impl<B: Target> Bound<B> {
-    fn new(handle: HandleKind<B>) -> Self {
-        let (shape, dtype) = B::form(&handle);
-        Self { shape, dtype, layout: B::layout(&handle), handle }
+    /// Tensors of one device, each with how many share its buffer, where that is known.
+    fn all(handles: Vec<HandleKind<B>>) -> Result<Vec<(Self, Option<usize>)>> {
+        let seen = B::look(&handles).map_err(|why| {
+            let lost = handles.first().and_then(|handle| B::lost(&B::device_of(handle)));
+            lost.unwrap_or_else(|| Error::InvalidSetting { name: "device".into(), why })
+        })?;
+        let bound = handles.into_iter().zip(seen).map(|(handle, seen)| {
+            let (shape, dtype) = B::form(&handle);
+            (Self { shape, dtype, layout: seen.layout, handle }, seen.holders)
+        });
+        Ok(bound.collect())
     }
 }
 
@@ -53,15 +85,17 @@ pub(super) struct ModuleState<B: Target> {
 impl<B: Target> ModuleState<B> {
     pub(super) fn of<M: Module>(module: &M) -> Result<Self> {
         struct Reader<B: Target> {
-            state: ModuleState<B>,
+            handles: Vec<HandleKind<B>>,
+            trainable: Vec<bool>,
+            flags: Vec<bool>,
             error: Option<Error>,
         }
         impl<B: Target> Reader<B> {
             fn push(&mut self, bound: Result<HandleKind<B>, String>, what: &str, trainable: bool) {
                 match bound {
                     Ok(bound) => {
-                        self.state.tensors.push(Bound::new(bound));
-                        self.state.trainable.push(trainable);
+                        self.handles.push(bound);
+                        self.trainable.push(trainable);
                     }
                     Err(why) => {
                         self.error.get_or_insert(Error::InvalidSetting {
@@ -85,16 +119,16 @@ impl<B: Target> ModuleState<B> {
                 self.push(B::bool_in(param.val()), &format!("parameter {}", param.id), false);
             }
             fn visit_flag(&mut self, flag: &Param<Flag>) {
-                self.state.flags.push(flag.val().is_enabled());
+                self.flags.push(flag.val().is_enabled());
             }
         }
-        let state = ModuleState { tensors: Vec::new(), trainable: Vec::new(), flags: Vec::new() };
-        let mut reader = Reader { state, error: None };
+        let mut reader = Reader { handles: Vec::new(), trainable: Vec::new(), flags: Vec::new(), error: None };
         module.visit(&mut reader);
-        match reader.error {
-            Some(error) => Err(error),
-            None => Ok(reader.state),
+        if let Some(error) = reader.error {
+            return Err(error);
         }
+        let tensors = Bound::all(reader.handles)?.into_iter().map(|(bound, _)| bound).collect();
+        Ok(Self { tensors, trainable: reader.trainable, flags: reader.flags })
     }
 
     /// The device of its tensors.
@@ -124,13 +158,13 @@ impl<B: Target> Inputs<B> {
     /// Those of `inputs`, which is what the caller gave away.
     pub(super) fn of<I: Tensors>(inputs: &I) -> Result<Self> {
         struct Reader<B: Target> {
-            tensors: Vec<Bound<B>>,
+            tensors: Vec<HandleKind<B>>,
             error: Option<Error>,
         }
         impl<B: Target> Reader<B> {
             fn push(&mut self, bound: Result<HandleKind<B>, String>) {
                 match bound {
-                    Ok(bound) => self.tensors.push(Bound::new(bound)),
+                    Ok(bound) => self.tensors.push(bound),
                     Err(why) => self.fail(format!(
                         "input tensor {} is not on the model's device: {why}; move it there with `to_device`",
                         self.tensors.len()
@@ -163,14 +197,13 @@ impl<B: Target> Inputs<B> {
         }
         let mut reader = Reader { tensors: Vec::new(), error: None };
         inputs.clone().map(&mut reader);
-        match reader.error {
-            Some(error) => Err(error),
-            None => {
-                // `inputs` holds each, and so does what was just made of it.
-                let owned = reader.tensors.iter().map(|t| B::holders(&t.handle) == Some(2)).collect();
-                Ok(Self { tensors: reader.tensors, owned })
-            }
+        if let Some(error) = reader.error {
+            return Err(error);
         }
+        // `inputs` holds each, and so does what was just made of it.
+        let bound = Bound::all(reader.tensors)?.into_iter();
+        let (tensors, owned) = bound.map(|(bound, holders)| (bound, holders == Some(2))).unzip();
+        Ok(Self { tensors, owned })
     }
 }
 

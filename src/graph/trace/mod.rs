@@ -10,6 +10,8 @@ use burn::module::Module;
 
 pub use capture::{Kind, ModuleTensor};
 pub(crate) use capture::{model_device, panic_message, quietly};
+#[cfg(feature = "remote")]
+pub(crate) use program::SetIr;
 pub use program::{Ends, Program, ProgramValue};
 pub(crate) use program::{SetStatus, kind_of};
 pub(crate) use tensors::Forward;
