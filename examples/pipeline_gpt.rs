@@ -36,9 +36,10 @@ struct Options {
     /// Microbatches in a batch.
     #[arg(long, default_value_t = 4)]
     microbatches: usize,
-    /// The schedule, as `plimsoll pipeline --help` lists them; the best of several if none is given.
-    #[arg(long)]
-    schedule: Option<String>,
+    /// The schedule (`plimsoll simulate --list`), or `best` for the best of several; those with replicas add up two
+    /// sums, so that gradients may differ from one device's in the last bit.
+    #[arg(long, default_value = "1f1b")]
+    schedule: String,
     /// Training steps.
     #[arg(long, default_value_t = 10)]
     steps: usize,
@@ -151,8 +152,8 @@ fn train(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
 fn in_stages(options: &Options, config: &GptConfig, corpus: &Corpus) -> plimsoll::Result<Run> {
     let device = Device::flex().autodiff();
     let mut settings = PipelineSettings::new(options.microbatches);
-    if let Some(name) = &options.schedule {
-        settings = settings.schedule(name);
+    if options.schedule != "best" {
+        settings = settings.schedule(&options.schedule);
     }
     let devices = vec![Device::flex(); options.devices];
     let mut model = Rematerialize::pipeline(config.seeded(&device, options.seed), devices, options.budget, settings)?;

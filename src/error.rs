@@ -162,6 +162,15 @@ pub enum Error {
         /// The reason, usually the backend's panic message.
         why: String,
     },
+    /// A worker that cannot be reached, does not let this program in, or is gone. What was on its
+    /// devices is gone with it.
+    #[error("worker {address}: {why}")]
+    Worker {
+        /// Where the worker is, as it was asked for.
+        address: String,
+        /// What went wrong, and what to do.
+        why: String,
+    },
     /// A wrong setting of a model, device or option.
     #[error("invalid setting {name}: {why}")]
     InvalidSetting {
@@ -246,6 +255,7 @@ mod tests {
             Error::Trace { why: why(), help: "do something else".into() },
             Error::InvalidInput { why: why() },
             Error::Execution { at: "op12 (Float.Matmul)".into(), why: why() },
+            Error::Worker { address: "gpu7:4000".into(), why: why() },
             Error::InvalidSetting { name: "--seed".into(), why: why() },
         ];
         for error in &all {
@@ -268,6 +278,7 @@ mod tests {
                 | Error::Trace { .. }
                 | Error::InvalidInput { .. }
                 | Error::Execution { .. }
+                | Error::Worker { .. }
                 | Error::InvalidSetting { .. } => {}
             }
         }
@@ -299,6 +310,7 @@ mod tests {
           help: do something else
         invalid input: a reason
         the step failed at op12 (Float.Matmul): a reason
+        worker gpu7:4000: a reason
         invalid setting --seed: a reason
         ");
     }

@@ -40,6 +40,8 @@ pub use error::{Blocker, Error, Result};
 pub use files::{MAX_ENTRIES, MAX_FILE_BYTES};
 #[cfg(feature = "flex")]
 pub use graph::trace::{StepOutput, TensorMapper, Tensors};
+#[cfg(feature = "remote")]
+pub use runtime::remote;
 pub use units::{Budget, Bytes, Nanos};
 #[cfg(feature = "flex")]
 pub use wrap::{

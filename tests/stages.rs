@@ -6,123 +6,21 @@ mod common;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use burn::module::{Module, ModuleVisitor, Param};
+use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::optim::{AdamWConfig, GradientsAccumulator, GradientsParams};
-use burn::tensor::{Bool, Device, Distribution, Int, Tensor};
+use burn::tensor::{Device, Distribution, Tensor};
 use burn_flex::Flex;
 use burn_ir::{HandleKind, OperationIr, TensorIr, TensorStatus};
 use burn_router::TensorInterpreter;
+use common::accumulate::{Combine, Part, one_after_the_other};
 use common::{Bits, SLACK, alone, gradients_of, settings, small, state_of};
 use plimsoll::pipeline::{self, Action, Shape, Topology};
 use plimsoll::zoo::{self, ZooModel, ZooVisitor};
-use plimsoll::{
-    Budget, Error, Nanos, PipelineReport, PipelineSettings, Reduction, Rematerialize, TensorMapper, Tensors,
-};
+use plimsoll::{Budget, Error, Nanos, PipelineReport, PipelineSettings, Reduction, Rematerialize, Tensors};
 
 #[global_allocator]
 static ALLOCATOR: plimsoll::alloc::Counting = plimsoll::alloc::Counting;
-
-/// A part of a batch.
-struct Part {
-    number: usize,
-    of: usize,
-}
-
-impl Part {
-    fn range(&self, length: usize) -> (usize, usize) {
-        (self.number * (length / self.of), length / self.of)
-    }
-}
-
-impl TensorMapper for Part {
-    fn float<const D: usize>(&mut self, tensor: Tensor<D>) -> Tensor<D> {
-        let (start, length) = self.range(tensor.dims()[0]);
-        tensor.narrow(0, start, length)
-    }
-    fn int<const D: usize>(&mut self, tensor: Tensor<D, Int>) -> Tensor<D, Int> {
-        let (start, length) = self.range(tensor.dims()[0]);
-        tensor.narrow(0, start, length)
-    }
-    fn bool<const D: usize>(&mut self, tensor: Tensor<D, Bool>) -> Tensor<D, Bool> {
-        let (start, length) = self.range(tensor.dims()[0]);
-        tensor.narrow(0, start, length)
-    }
-}
-
-/// Gradients divided by a number, or those of two devices added.
-struct Combine<'a> {
-    first: &'a GradientsParams,
-    second: Option<&'a GradientsParams>,
-    divisor: f64,
-    done: GradientsParams,
-}
-
-impl ModuleVisitor for Combine<'_> {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let second = self.second.and_then(|second| second.get::<D>(param.id));
-        let sum = match (self.first.get::<D>(param.id), second) {
-            (Some(first), Some(second)) => first + second,
-            (Some(one), None) | (None, Some(one)) => one,
-            (None, None) => return,
-        };
-        self.done.register::<D>(param.id, sum / self.divisor);
-    }
-}
-
-/// Plain Burn on one device: one microbatch after the other, gradients added up in that order; each replica (given for
-/// each microbatch) adds up by itself, and then the sums are added.
-struct OneAfterTheOther {
-    steps: usize,
-    replica_of: Vec<usize>,
-}
-
-impl ZooVisitor for OneAfterTheOther {
-    type Output = Vec<Bits>;
-
-    fn visit<M: ZooModel>(
-        self,
-        _name: &'static str,
-        mut model: M,
-        batch: impl Fn(u64, &Device) -> M::Inputs + Send + Sync + 'static,
-    ) -> Self::Output {
-        let device = model.devices()[0].clone();
-        let mut optim = AdamWConfig::new().init();
-        let mut bits = Vec::new();
-        for step in 0..self.steps {
-            let inputs = batch(step as u64, &device);
-            let replicas = self.replica_of.iter().max().unwrap() + 1;
-            let mut sums: Vec<GradientsAccumulator<M>> = (0..replicas).map(|_| GradientsAccumulator::new()).collect();
-            let mut loss: Option<Tensor<1>> = None;
-            let microbatches = self.replica_of.len();
-            for number in 0..microbatches {
-                let part = inputs.clone().map(&mut Part { number, of: microbatches });
-                let one = model.batch_loss(part);
-                let gradients = GradientsParams::from_grads(one.clone().backward(), &model);
-                let one = one.inner();
-                loss = Some(match loss {
-                    None => one,
-                    Some(sum) => sum + one,
-                });
-                sums[self.replica_of[number]].accumulate(&model, gradients);
-            }
-            let sums: Vec<GradientsParams> = sums.iter_mut().map(GradientsAccumulator::grads).collect();
-            let mut combine = Combine {
-                first: &sums[0],
-                second: sums.get(1),
-                divisor: microbatches as f64,
-                done: GradientsParams::new(),
-            };
-            model.visit(&mut combine);
-            let gradients = combine.done;
-            let loss = (loss.unwrap() / microbatches as f64).into_data();
-            let found = gradients_of(&model, &gradients);
-            model = optim.step(1e-3, model, gradients);
-            bits.push(Bits { loss, gradients: found, state: state_of(&model) });
-        }
-        bits
-    }
-}
 
 /// The same over several devices.
 struct InStages {
@@ -163,11 +61,6 @@ impl ZooVisitor for InStages {
 fn options(microbatches: usize, schedule: &str) -> PipelineSettings {
     let limit = std::time::Duration::from_secs(4);
     PipelineSettings::new(microbatches).schedule(schedule).settings(settings(Budget::Unlimited)).time_limit(limit)
-}
-
-fn one_after_the_other(name: &str, settings: &zoo::Settings, replica_of: Vec<usize>) -> Vec<Bits> {
-    let device = Device::flex().autodiff();
-    zoo::with_model(name, settings, &device, 7, OneAfterTheOther { steps: 2, replica_of }).unwrap()
 }
 
 /// Which replica each microbatch passes.
@@ -240,7 +133,7 @@ fn stages_train_as_one_device_does() {
         for &schedule in schedules {
             for devices in [2, 4] {
                 let what = format!("{name} {schedule} {devices}");
-                let want = one_after_the_other(name, &model, replicas(schedule, devices, 4));
+                let want = one_after_the_other(name, &model, 2, replicas(schedule, devices, 4));
                 let (got, reports, plan) =
                     in_stages(name, &model, devices, Budget::Unlimited, options(4, schedule)).unwrap();
                 assert_same(&what, &want, &got);
@@ -257,7 +150,7 @@ fn every_zoo_model_trains_in_stages() {
     let (mut planned, mut recomputing) = (0, 0);
     for spec in zoo::models().iter().filter(|spec| !["dropout", "lstm"].contains(&spec.name)) {
         let (name, model) = (spec.name, small(spec.name));
-        let want = one_after_the_other(name, &model, vec![0; 4]);
+        let want = one_after_the_other(name, &model, 2, vec![0; 4]);
         let (got, reports, plan) = in_stages(name, &model, 2, Budget::Unlimited, options(4, "1f1b")).unwrap();
         assert_same(name, &want, &got);
         assert_as_planned(name, &reports, &plan, u64::MAX);

@@ -6,13 +6,16 @@ use burn::tensor::{Bool, Int, Tensor};
 use burn_backend::ops::{BoolTensorOps, FloatTensorOps, IntTensorOps, QTensorOps};
 use burn_backend::{Backend, DType, Shape, TensorData, TensorMetadata};
 use burn_cubecl::{CubeBackend, CubeDevice, tensor::CubeTensor};
-use burn_ir::HandleKind;
-use burn_router::CustomOpRegistry;
+use burn_ir::{HandleKind, OperationIr};
+use burn_router::{CustomOpRegistry, TensorInterpreter};
 use burn_std::Metadata;
 use burn_std::reader::try_read_sync;
 
-use super::target::{Place, Target, Usage, filled, handle_of, parse_layout, through_dispatch};
-use crate::cost::Link;
+use super::probe::measure_op;
+use super::target::{
+    Local, Place, Seen, Target, Usage, filled, handle_of, in_this_process, parse_layout, through_dispatch,
+};
+use crate::cost::{Link, OpCost};
 use crate::units::Bytes;
 
 fn tensor(handle: &HandleKind<CubeBackend>) -> &CubeTensor {
@@ -34,6 +37,7 @@ impl Target for CubeBackend {
     type Host = TensorData;
 
     through_dispatch!();
+    in_this_process!();
 
     fn form(handle: &HandleKind<Self>) -> (Shape, DType) {
         let tensor = tensor(handle);
@@ -44,62 +48,12 @@ impl Target for CubeBackend {
         tensor(handle).device.clone()
     }
 
-    fn layout(handle: &HandleKind<Self>) -> Option<String> {
-        let tensor = tensor(handle);
-        let (shape, dtype) = Self::form(handle);
-        let offset = tensor.handle.offset_start.unwrap_or(0);
-        let plain = tensor.is_contiguous()
-            && offset == 0
-            && Self::buffer_bytes(handle).get() == (shape.num_elements() * dtype.size()) as u64;
-        if plain {
-            return None;
-        }
-        let strides: Vec<String> = tensor.meta.strides().iter().map(ToString::to_string).collect();
-        let elements = offset / dtype.size().max(1) as u64;
-        Some(format!("{}@{elements}/{}", strides.join(","), Self::buffer_bytes(handle).get()))
-    }
-
-    fn place(handle: &HandleKind<Self>) -> Place {
-        let handle = &tensor(handle).handle;
-        let buffer = handle.clone().binding().memory.id().value as u64;
-        Place { buffer, offset: handle.offset_start.unwrap_or(0) }
-    }
-
-    /// Handles tell only whether they are the last.
-    fn holders(_: &HandleKind<Self>) -> Option<usize> {
-        None
-    }
-
-    fn buffer_bytes(handle: &HandleKind<Self>) -> Bytes {
-        Bytes(tensor(handle).handle.size())
-    }
-
     fn of_data(data: TensorData, device: &CubeDevice) -> HandleKind<Self> {
         match data.dtype() {
             d if d.is_float() => HandleKind::Float(Self::float_from_data(data, device)),
             d if d.is_bool() => HandleKind::Bool(Self::bool_from_data(data, device)),
             _ => HandleKind::Int(Self::int_from_data(data, device)),
         }
-    }
-
-    fn stand_in(shape: &Shape, dtype: DType, layout: &str, fill: f64, device: &CubeDevice) -> Option<HandleKind<Self>> {
-        if layout.is_empty() {
-            let data = filled(dtype, shape.num_elements(), fill);
-            return Some(Self::of_data(TensorData::from_bytes(data, shape.clone(), dtype), device));
-        }
-        let (strides, offset, buffer) = parse_layout(layout)?;
-        let count = buffer / dtype.size();
-        let data = TensorData::from_bytes(filled(dtype, count, fill), Shape::new([count]), dtype);
-        let whole = Self::of_data(data, device);
-        let whole = tensor(&whole).clone();
-        let strides: Vec<usize> = strides.into_iter().map(usize::try_from).collect::<Result<_, _>>().ok()?;
-        let metadata = Metadata::new(shape.clone(), strides);
-        let handle = match offset {
-            0 => whole.handle,
-            offset => whole.handle.offset_start((offset * dtype.size()) as u64),
-        };
-        let it = CubeTensor::new(whole.client, handle, metadata, device.clone(), dtype);
-        Some(handle_of!(dtype, it))
     }
 
     fn to_host(handle: HandleKind<Self>) -> Result<TensorData, String> {
@@ -135,21 +89,6 @@ impl Target for CubeBackend {
         Some(Link { d2h_bytes_per_s: rate(MOVED, &mut back), h2d_bytes_per_s: rate(MOVED, &mut there) })
     }
 
-    fn custom_ops() -> CustomOpRegistry<Self> {
-        let mut registry = CustomOpRegistry::new();
-        burn::signal::register_fft_ops::<Self>(&mut registry);
-        registry
-    }
-
-    fn wake(device: &CubeDevice) {
-        Self::settle(device);
-    }
-
-    fn settle(device: &CubeDevice) {
-        // What went wrong shows where results are read.
-        let _ = Self::sync(device);
-    }
-
     fn usage(device: &CubeDevice) -> Option<Usage> {
         Self::memory_pool_usage(device).map(|usage| Usage {
             in_use: Bytes(usage.bytes_in_use + usage.bytes_padding),
@@ -161,8 +100,71 @@ impl Target for CubeBackend {
         format!("{} 0.22.1, {device:?}", Self::name(device))
     }
 
-    const IN_HEAP: bool = false;
     // Handles lie in host memory.
     const TENSOR_BYTES: Bytes = Bytes::ZERO;
     const VIEW_BYTES: Bytes = Bytes::ZERO;
+    const ENTRY_BYTES: Bytes = Bytes::ZERO;
+}
+
+impl Local for CubeBackend {
+    fn layout(handle: &HandleKind<Self>) -> Option<String> {
+        let tensor = tensor(handle);
+        let (shape, dtype) = Self::form(handle);
+        let offset = tensor.handle.offset_start.unwrap_or(0);
+        let plain = tensor.is_contiguous()
+            && offset == 0
+            && Self::buffer_bytes(handle).get() == (shape.num_elements() * dtype.size()) as u64;
+        if plain {
+            return None;
+        }
+        let strides: Vec<String> = tensor.meta.strides().iter().map(ToString::to_string).collect();
+        let elements = offset / dtype.size().max(1) as u64;
+        Some(format!("{}@{elements}/{}", strides.join(","), Self::buffer_bytes(handle).get()))
+    }
+
+    fn place(handle: &HandleKind<Self>) -> Place {
+        let handle = &tensor(handle).handle;
+        let buffer = handle.clone().binding().memory.id().value as u64;
+        Place { buffer, offset: handle.offset_start.unwrap_or(0) }
+    }
+
+    /// Handles tell only whether they are the last.
+    fn holders(_: &HandleKind<Self>) -> Option<usize> {
+        None
+    }
+
+    fn buffer_bytes(handle: &HandleKind<Self>) -> Bytes {
+        Bytes(tensor(handle).handle.size())
+    }
+
+    fn stand_in(shape: &Shape, dtype: DType, layout: &str, fill: f64, device: &CubeDevice) -> Option<HandleKind<Self>> {
+        if layout.is_empty() {
+            let data = filled(dtype, shape.num_elements(), fill);
+            return Some(Self::of_data(TensorData::from_bytes(data, shape.clone(), dtype), device));
+        }
+        let (strides, offset, buffer) = parse_layout(layout)?;
+        let count = buffer / dtype.size();
+        let data = TensorData::from_bytes(filled(dtype, count, fill), Shape::new([count]), dtype);
+        let whole = Self::of_data(data, device);
+        let whole = tensor(&whole).clone();
+        let strides: Vec<usize> = strides.into_iter().map(usize::try_from).collect::<Result<_, _>>().ok()?;
+        let metadata = Metadata::new(shape.clone(), strides);
+        let handle = match offset {
+            0 => whole.handle,
+            offset => whole.handle.offset_start((offset * dtype.size()) as u64),
+        };
+        let it = CubeTensor::new(whole.client, handle, metadata, device.clone(), dtype);
+        Some(handle_of!(dtype, it))
+    }
+
+    fn wake(device: &CubeDevice) {
+        Self::settle(device);
+    }
+
+    fn settle(device: &CubeDevice) {
+        // What went wrong shows where results are read.
+        let _ = Self::sync(device);
+    }
+
+    const IN_HEAP: bool = false;
 }

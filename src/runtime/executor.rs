@@ -4,10 +4,8 @@ use std::collections::BTreeMap;
 
 use burn_ir::{FloatOperationIr, HandleKind, NumericOperationIr, OperationIr, RandomOpIr};
 use burn_ir::{TensorId, TensorIr, TensorStatus};
-use burn_router::{CustomOpRegistry, TensorInterpreter};
 
-use super::random;
-use super::target::Target;
+use super::target::{Interpreter, Target};
 use crate::entity::{Entity, EntityMap, OpId, ValueId};
 use crate::error::{Error, Result};
 use crate::graph::trace::{Program, SetStatus, kind_of, panic_message, quietly};
@@ -36,7 +34,7 @@ enum Instruction {
 
 /// What a run of steps has in hand.
 pub struct Frame<B: Target> {
-    interpreter: TensorInterpreter<B>,
+    interpreter: B::Interpreter,
     host: BTreeMap<ValueId, B::Host>,
     next: usize,
 }
@@ -134,30 +132,27 @@ impl Executable {
     /// `observe` is called after each step with its index.
     ///
     /// # Errors
-    /// [`Error::Execution`] naming the op that failed. Everything the step made is freed then.
+    /// [`Error::Execution`] naming the op that failed, or [`Error::Worker`] where the device is gone. Everything
+    /// the step made is freed then.
     pub fn run<B: Target>(
         &self,
         device: &B::Device,
-        custom_ops: CustomOpRegistry<B>,
+        handlers: B::Handlers,
         bindings: Vec<Binding<B>>,
         seed: impl Fn(OpId) -> u64,
         wanted: &[ValueId],
         observe: &mut dyn FnMut(usize),
     ) -> Result<Vec<HandleKind<B>>> {
-        let mut frame = self.begin(device, custom_ops, bindings);
+        let mut frame = self.begin(device, handlers, bindings);
         while self.advance(device, &mut frame, &seed, observe)?.is_some() {}
-        self.fetch(&mut frame, wanted)
+        let outputs = self.fetch(device, &mut frame, wanted)?;
+        B::finish(device).map_err(|why| self.failed::<B>(device, self.instructions.len(), why))?;
+        Ok(outputs)
     }
 
     /// Begin, for [`advance`](Self::advance).
-    pub fn begin<B: Target>(
-        &self,
-        device: &B::Device,
-        custom_ops: CustomOpRegistry<B>,
-        bindings: Vec<Binding<B>>,
-    ) -> Frame<B> {
-        let interpreter = TensorInterpreter::<B>::with_custom_ops(device.clone(), custom_ops);
-        let mut frame = Frame { interpreter, host: BTreeMap::new(), next: 0 };
+    pub fn begin<B: Target>(&self, device: &B::Device, handlers: B::Handlers, bindings: Vec<Binding<B>>) -> Frame<B> {
+        let mut frame = Frame { interpreter: B::Interpreter::new(device, handlers), host: BTreeMap::new(), next: 0 };
         self.bind(&mut frame, bindings);
         frame
     }
@@ -165,7 +160,7 @@ impl Executable {
     /// Have tensors for values that come from outside.
     pub fn bind<B: Target>(&self, frame: &mut Frame<B>, bindings: Vec<Binding<B>>) {
         for (v, handle) in bindings {
-            frame.interpreter.register_tensor_to_device(self.tensors[v].id, handle);
+            frame.interpreter.bind(self.tensors[v].id, handle);
         }
     }
 
@@ -188,19 +183,18 @@ impl Executable {
                 match *instruction {
                     Instruction::Nothing => {}
                     Instruction::Run(op, taken) => match random_op(&self.ops[op]) {
-                        None => interpreter.register_op(self.ready(op, taken)),
+                        None => interpreter.run(self.ready(op, taken)),
                         Some(random) => {
-                            let data = random::draw(random, seed(OpId::from_index(op.index() - self.leading)))?;
-                            interpreter.register_tensor_data_id(random.out.id, data);
+                            interpreter.draw(random, seed(OpId::from_index(op.index() - self.leading)))?;
                         }
                     },
-                    Instruction::Drop(v) => interpreter.register_op(OperationIr::Drop(self.tensors[v].clone())),
+                    Instruction::Drop(v) => interpreter.run(OperationIr::Drop(self.tensors[v].clone())),
                     Instruction::Offload(v) => {
-                        host.insert(v, B::to_host(interpreter.get_tensor(&self.lent(v)))?);
+                        host.insert(v, B::to_host(interpreter.lend(&self.lent(v)))?);
                     }
                     Instruction::Prefetch(v) => {
                         let host = host.remove(&v).ok_or("it is not in host memory")?;
-                        interpreter.register_tensor_to_device(self.tensors[v].id, B::from_host(host, device));
+                        interpreter.bind(self.tensors[v].id, B::from_host(host, device));
                     }
                     Instruction::Pause(marker) => return Ok(Some(marker)),
                 }
@@ -210,8 +204,8 @@ impl Executable {
         });
         match run {
             Ok(Ok(reached)) => Ok(reached),
-            Ok(Err(why)) => Err(Error::Execution { at: self.describe(at), why }),
-            Err(panic) => Err(Error::Execution { at: self.describe(at), why: panic_message(&*panic) }),
+            Ok(Err(why)) => Err(self.failed::<B>(device, at, why)),
+            Err(panic) => Err(self.failed::<B>(device, at, panic_message(&*panic))),
         }
     }
 
@@ -219,10 +213,20 @@ impl Executable {
     ///
     /// # Errors
     /// [`Error::Execution`] where one is not there.
-    pub fn fetch<B: Target>(&self, frame: &mut Frame<B>, wanted: &[ValueId]) -> Result<Vec<HandleKind<B>>> {
+    pub fn fetch<B: Target>(
+        &self,
+        device: &B::Device,
+        frame: &mut Frame<B>,
+        wanted: &[ValueId],
+    ) -> Result<Vec<HandleKind<B>>> {
         let at = frame.next;
-        let values = quietly(|| wanted.iter().map(|&v| frame.interpreter.get_tensor(&self.lent(v))).collect());
-        values.map_err(|panic| Error::Execution { at: self.describe(at), why: panic_message(&*panic) })
+        let values = quietly(|| wanted.iter().map(|&v| frame.interpreter.lend(&self.lent(v))).collect());
+        values.map_err(|panic| self.failed::<B>(device, at, panic_message(&*panic)))
+    }
+
+    /// What went wrong; of a device that is gone, that it is.
+    fn failed<B: Target>(&self, device: &B::Device, at: usize, why: String) -> Error {
+        B::lost(device).unwrap_or_else(|| Error::Execution { at: self.describe(at), why })
     }
 
     /// An op with its statuses set: what the plan takes over in place is given away to the backend

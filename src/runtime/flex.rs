@@ -4,13 +4,16 @@ use burn::tensor::{Bool, Int, Tensor};
 use burn_backend::ops::FloatTensorOps;
 use burn_backend::{DType, Shape, TensorData};
 use burn_flex::{Flex, FlexDevice, FlexTensor, Layout};
-use burn_ir::HandleKind;
-use burn_router::CustomOpRegistry;
+use burn_ir::{Handle, HandleKind, OperationIr, TensorId};
+use burn_router::{CustomOpRegistry, TensorInterpreter};
 use burn_std::sync::Arc;
 
-use super::target::{Place, Target, Usage, filled, handle_of, parse_layout, through_dispatch};
+use super::probe::measure_op;
+use super::target::{
+    Local, Place, Seen, Target, Usage, filled, handle_of, in_this_process, parse_layout, through_dispatch,
+};
 use crate::alloc;
-use crate::cost::Link;
+use crate::cost::{Link, OpCost};
 use crate::units::Bytes;
 
 fn tensor(handle: &HandleKind<Flex>) -> &FlexTensor {
@@ -25,6 +28,7 @@ impl Target for Flex {
     type Host = HandleKind<Self>;
 
     through_dispatch!();
+    in_this_process!();
 
     fn form(handle: &HandleKind<Self>) -> (Shape, DType) {
         (tensor(handle).layout().shape().clone(), tensor(handle).dtype())
@@ -34,6 +38,57 @@ impl Target for Flex {
         FlexDevice
     }
 
+    /// Takes the data over without a copy.
+    fn of_data(data: TensorData, _: &FlexDevice) -> HandleKind<Self> {
+        let tensor = FlexTensor::from_data(data);
+        handle_of!(tensor.dtype(), tensor)
+    }
+
+    fn to_host(handle: HandleKind<Self>) -> Result<Self::Host, String> {
+        Ok(handle)
+    }
+
+    fn from_host(host: Self::Host, _: &FlexDevice) -> HandleKind<Self> {
+        host
+    }
+
+    /// The CPU is one device, but each stage of a pipeline has its own copy, as it would on others.
+    fn transfer(handle: &HandleKind<Self>, _: &FlexDevice) -> Result<HandleKind<Self>, String> {
+        let copy = copied(tensor(handle));
+        Ok(handle_of!(copy.dtype(), copy))
+    }
+
+    /// Matrix kernels pack their operands into a tile of about two megabytes that each thread keeps.
+    fn warm() {
+        let square =
+            || FlexTensor::new(filled(DType::F32, 1 << 16, 1.0), Layout::contiguous([256, 256].into()), DType::F32);
+        let _ = Self::float_matmul(square(), square());
+    }
+
+    fn link(_: &FlexDevice) -> Option<Link> {
+        None
+    }
+
+    fn usage(_: &FlexDevice) -> Option<Usage> {
+        None
+    }
+
+    fn describe(_: &FlexDevice) -> String {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let workspace = if alloc::installed() { "workspace measured" } else { "workspace not measured" };
+        format!("flex 0.22.1 on {} with {threads} threads, {workspace}", processor())
+    }
+
+    const ON_ACCOUNTS: bool = true;
+    // Handle, shape and strides, an entry in the interpreter's table (measured over the zoo: 240
+    // to 490 bytes, views among them; the table grows by doubling, so nearer the upper end).
+    const TENSOR_BYTES: Bytes = Bytes(440);
+    // The same without a buffer of its own.
+    const VIEW_BYTES: Bytes = Bytes(312);
+    const ENTRY_BYTES: Bytes = Bytes(size_of::<(TensorId, Handle<HandleKind<Flex>>)>() as u64 + 1);
+}
+
+impl Local for Flex {
     fn layout(handle: &HandleKind<Self>) -> Option<String> {
         let tensor = tensor(handle);
         let layout = tensor.layout();
@@ -60,12 +115,6 @@ impl Target for Flex {
         Bytes(tensor(handle).bytes().len() as u64)
     }
 
-    /// Takes the data over without a copy.
-    fn of_data(data: TensorData, _: &FlexDevice) -> HandleKind<Self> {
-        let tensor = FlexTensor::from_data(data);
-        handle_of!(tensor.dtype(), tensor)
-    }
-
     fn stand_in(shape: &Shape, dtype: DType, layout: &str, fill: f64, _: &FlexDevice) -> Option<HandleKind<Self>> {
         let elements = shape.num_elements();
         let (layout, buffer) = match layout {
@@ -79,37 +128,6 @@ impl Target for Flex {
         Some(handle_of!(dtype, it))
     }
 
-    fn to_host(handle: HandleKind<Self>) -> Result<Self::Host, String> {
-        Ok(handle)
-    }
-
-    fn from_host(host: Self::Host, _: &FlexDevice) -> HandleKind<Self> {
-        host
-    }
-
-    /// The CPU is one device, but each stage of a pipeline has its own copy, as it would on others.
-    fn transfer(handle: &HandleKind<Self>, _: &FlexDevice) -> Result<HandleKind<Self>, String> {
-        let copy = copied(tensor(handle));
-        Ok(handle_of!(copy.dtype(), copy))
-    }
-
-    fn link(_: &FlexDevice) -> Option<Link> {
-        None
-    }
-
-    fn custom_ops() -> CustomOpRegistry<Self> {
-        let mut registry = CustomOpRegistry::new();
-        burn::signal::register_fft_ops::<Self>(&mut registry);
-        registry
-    }
-
-    /// Matrix kernels pack their operands into a tile of about two megabytes that each thread keeps.
-    fn warm() {
-        let square =
-            || FlexTensor::new(filled(DType::F32, 1 << 16, 1.0), Layout::contiguous([256, 256].into()), DType::F32);
-        let _ = Self::float_matmul(square(), square());
-    }
-
     /// In a step the kernels' threads are awake from the op before; by itself an op must find them
     /// awake too, or small ops would run, and take workspace, on one thread alone.
     fn wake(_: &FlexDevice) {
@@ -119,22 +137,7 @@ impl Target for Flex {
     /// Ops are done when they return.
     fn settle(_: &FlexDevice) {}
 
-    fn usage(_: &FlexDevice) -> Option<Usage> {
-        None
-    }
-
-    fn describe(_: &FlexDevice) -> String {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let workspace = if alloc::installed() { "workspace measured" } else { "workspace not measured" };
-        format!("flex 0.22.1 on {} with {threads} threads, {workspace}", processor())
-    }
-
     const IN_HEAP: bool = true;
-    // Handle, shape and strides, an entry in the interpreter's table (measured over the zoo: 240
-    // to 490 bytes, views among them; the table grows by doubling, so nearer the upper end).
-    const TENSOR_BYTES: Bytes = Bytes(440);
-    // The same without a buffer of its own.
-    const VIEW_BYTES: Bytes = Bytes(312);
 }
 
 /// A copy in a buffer of its own size, its dimensions in the same order in memory, so that ops do with it what they do

@@ -1,4 +1,4 @@
-//! Runs a plan's steps exactly, on any backend Burn's interpreter drives.
+//! Runs a plan's steps exactly, on any backend Burn's interpreter drives, here or in a worker.
 //!
 //! The runtime knows nothing of solvers: it is given a program, the steps of a checked plan, and
 //! the tensors to start from.
@@ -10,10 +10,12 @@ mod flex;
 mod pipeline;
 mod probe;
 mod random;
+#[cfg(feature = "remote")]
+pub mod remote;
 mod target;
 
 pub use executor::{Binding, Executable, Frame};
 pub use pipeline::{Batch, ChunkProgram, Did, Made, Workers, added, mean};
 pub use probe::OpProbe;
 pub(crate) use random::seed_of;
-pub use target::{Place, Target, Usage};
+pub use target::{Interpreter, Local, Place, Seen, Target, Usage};

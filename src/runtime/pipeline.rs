@@ -17,7 +17,6 @@ use std::time::{Duration, Instant};
 
 use burn_backend::Scalar;
 use burn_ir::HandleKind;
-use burn_router::CustomOpRegistry;
 
 use super::executor::{Binding, Executable, Frame};
 use super::target::Target;
@@ -61,7 +60,7 @@ pub struct Batch<'a, B: Target> {
     /// The seed of a random op for a microbatch.
     pub seed: &'a (dyn Fn(usize, OpId) -> u64 + Sync),
     /// Handlers of custom ops.
-    pub custom_ops: &'a (dyn Fn() -> CustomOpRegistry<B> + Sync),
+    pub handlers: &'a (dyn Fn() -> B::Handlers + Sync),
 }
 
 /// One thing that a device did.
@@ -308,8 +307,10 @@ struct Worker<'a, B: Target> {
     /// What is to be sent, by the chunk that made it.
     leaving: BTreeMap<Border, Message<B>>,
     resident: BTreeMap<ValueId, HandleKind<B>>,
-    before: Option<Bytes>,
-    most: Option<Bytes>,
+    /// What the pools held before, and at most since.
+    pools: Option<(Bytes, Bytes)>,
+    /// What was allocated before where the tensors lie.
+    watched: Option<Bytes>,
     made: Made<B>,
 }
 
@@ -326,7 +327,9 @@ impl<'a, B: Target> Worker<'a, B> {
         start: Instant,
     ) -> Self {
         let device = devices[d].clone();
-        let before = B::usage(&device).map(|usage| usage.in_use);
+        let pools = B::usage(&device).map(|usage| (usage.in_use, usage.in_use));
+        // One heap's watch cannot tell its devices apart: that is what accounts are for.
+        let watched = if B::ON_ACCOUNTS || pools.is_some() { None } else { B::watch(&device) };
         let made = Made {
             gradients: BTreeMap::new(),
             results: BTreeMap::new(),
@@ -348,8 +351,8 @@ impl<'a, B: Target> Worker<'a, B> {
             arrived: BTreeMap::new(),
             leaving: BTreeMap::new(),
             resident: BTreeMap::new(),
-            before,
-            most: before,
+            pools,
+            watched,
             made,
         }
     }
@@ -359,9 +362,10 @@ impl<'a, B: Target> Worker<'a, B> {
         let worked = quietly(|| self.work(&mut doing)).unwrap_or_else(|panic| Err(failed(panic_message(&*panic))));
         match worked {
             Ok(()) => {
-                let own = self.accounts[self.here.index()].filter(|_| B::IN_HEAP && alloc::installed());
-                let pools = self.most.zip(self.before).map(|(most, before)| most.saturating_sub(before));
-                self.made.peak = own.map(alloc::account_peak).or(pools);
+                let own = self.accounts[self.here.index()].filter(|_| B::ON_ACCOUNTS && alloc::installed());
+                let pools = self.pools.map(|(before, most)| most.saturating_sub(before));
+                let watched = self.watched.and_then(|before| Some(B::watched(&self.device)?.saturating_sub(before)));
+                self.made.peak = own.map(alloc::account_peak).or(pools).or(watched);
                 Ok(self.made)
             }
             Err(Halt::Stopped) => {
@@ -369,6 +373,7 @@ impl<'a, B: Target> Worker<'a, B> {
             }
             Err(Halt::Failed(error)) => {
                 let place = format!("{}, {doing}", self.here);
+                let error = B::lost(&self.device).unwrap_or(error);
                 self.wires.fail(match error {
                     Error::Execution { at, why } if at.is_empty() => Error::Execution { at: place, why },
                     Error::Execution { at, why } => Error::Execution { at: format!("{place}, {at}"), why },
@@ -394,10 +399,15 @@ impl<'a, B: Target> Worker<'a, B> {
             *doing = action.to_string();
             let start = self.start.elapsed();
             self.act(action)?;
+            if action.peer().is_none() {
+                // What is done elsewhere is waited for, so that times are those of the work.
+                B::finish(&self.device).map_err(failed)?;
+            }
             let nanos = |time: Duration| Nanos(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
             self.made.did.push(Did { action, start: nanos(start), end: nanos(self.start.elapsed()) });
         }
-        Ok(())
+        "its end".clone_into(doing);
+        B::finish(&self.device).map_err(failed)
     }
 
     fn act(&mut self, action: Action) -> std::result::Result<(), Halt> {
@@ -426,7 +436,7 @@ impl<'a, B: Target> Worker<'a, B> {
                 bindings.push((*v, B::transfer(handle, &self.device).map_err(failed)?));
             }
         }
-        let frame = chunk.executable.begin(&self.device, (self.batch.custom_ops)(), bindings);
+        let frame = chunk.executable.begin(&self.device, (self.batch.handlers)(), bindings);
         self.frames.insert((m, c), frame);
         self.go_on(m, c, Some(Marker::Turn))
     }
@@ -446,8 +456,14 @@ impl<'a, B: Target> Worker<'a, B> {
         }
         let seed = |op| (batch.seed)(m.index(), op);
         loop {
-            let (device, most) = (&self.device, &mut self.most);
-            let mut sample = |_| *most = (*most).max(B::usage(device).map(|usage| usage.in_use));
+            let (device, pools) = (&self.device, &mut self.pools);
+            let mut sample = |_| {
+                if let Some((_, most)) = pools.as_mut()
+                    && let Some(usage) = B::usage(device)
+                {
+                    *most = (*most).max(usage.in_use);
+                }
+            };
             let reached = chunk.executable.advance(device, &mut frame, seed, &mut sample)?;
             match reached {
                 Some(Marker::Receive) => {
@@ -458,20 +474,20 @@ impl<'a, B: Target> Worker<'a, B> {
                 Some(Marker::Send) => {
                     // Statistics are there now; later a plan may have dropped them, to make them again at its end.
                     let news: Vec<ValueId> = chunk.state.iter().map(|(_, new)| *new).collect();
-                    let values = chunk.executable.fetch(&mut frame, &news)?;
+                    let values = chunk.executable.fetch(&self.device, &mut frame, &news)?;
                     for ((old, _), value) in chunk.state.iter().zip(values) {
                         self.resident.insert(*old, value.clone());
                         self.made.state.insert(*old, value);
                     }
-                    let values = chunk.executable.fetch(&mut frame, &chunk.sent)?;
+                    let values = chunk.executable.fetch(&self.device, &mut frame, &chunk.sent)?;
                     self.hand_on((m, c, false), c.index() + 1, values)?;
                 }
                 Some(Marker::Return) => {
-                    let values = chunk.executable.fetch(&mut frame, &chunk.sent_back)?;
+                    let values = chunk.executable.fetch(&self.device, &mut frame, &chunk.sent_back)?;
                     self.hand_on((m, c, true), c.index().wrapping_sub(1), values)?;
                 }
                 Some(Marker::Accumulate(v)) => {
-                    let gradient = chunk.executable.fetch(&mut frame, &[v])?.pop();
+                    let gradient = chunk.executable.fetch(&self.device, &mut frame, &[v])?.pop();
                     let sum = self.made.gradients.remove(&(c.index(), v));
                     let sum = gradient.map(|gradient| added::<B>(sum, gradient)).transpose()?;
                     self.made.gradients.extend(sum.map(|sum| ((c.index(), v), sum)));
@@ -503,7 +519,7 @@ impl<'a, B: Target> Worker<'a, B> {
     fn finish(&mut self, m: Microbatch, c: Chunk) -> std::result::Result<(), Halt> {
         let chunk = &self.chunks[c.index()];
         let Some(mut frame) = self.frames.remove(&(m, c)) else { return Ok(()) };
-        let values = chunk.executable.fetch(&mut frame, &chunk.results)?;
+        let values = chunk.executable.fetch(&self.device, &mut frame, &chunk.results)?;
         let named = chunk.results.iter().zip(values).map(|(v, handle)| ((m.index(), *v), handle));
         self.made.results.extend(named);
         Ok(())

@@ -8,7 +8,7 @@ use burn_ir::{HandleKind, OperationIr, TensorId, TensorIr, TensorStatus};
 use burn_router::{CustomOpRegistry, TensorInterpreter};
 
 use super::random;
-use super::target::{Clock, Place, Target};
+use super::target::{Clock, Local, Place, Target};
 use crate::alloc;
 use crate::cost::OpCost;
 use crate::cost::measure::Probe;
@@ -17,12 +17,12 @@ use crate::error::{Error, Result};
 use crate::graph::trace::{Program, SetStatus, panic_message, quietly};
 use crate::units::{Bytes, Nanos};
 
-/// Runs the ops of a program one by one.
+/// Measures the ops of a program one by one.
 pub struct OpProbe<'a, B: Target> {
     device: &'a B::Device,
     program: &'a Program,
     starts: &'a dyn Fn(ValueId) -> Option<String>,
-    custom_ops: CustomOpRegistry<B>,
+    handlers: B::Handlers,
 }
 
 impl<'a, B: Target> OpProbe<'a, B> {
@@ -31,35 +31,43 @@ impl<'a, B: Target> OpProbe<'a, B> {
     pub fn new(
         device: &'a B::Device,
         program: &'a Program,
-        custom_ops: CustomOpRegistry<B>,
+        handlers: B::Handlers,
         starts: &'a dyn Fn(ValueId) -> Option<String>,
     ) -> Self {
-        Self { device, program, starts, custom_ops }
+        Self { device, program, starts, handlers }
     }
 }
 
 /// What one run of an op showed.
-struct Run<B: Target> {
+struct Run<B: Local> {
     time: Nanos,
     workspace: Bytes,
     inputs: Vec<Place>,
     outputs: Vec<HandleKind<B>>,
 }
 
-impl<B: Target> OpProbe<'_, B> {
-    /// Run `op` once on stand-ins; input number `given_away` is the backend's to overwrite.
-    fn run(&self, op: OpId, layouts: &[&str], fill: f64, given_away: Option<usize>) -> Result<Run<B>, String> {
-        let ir = &self.program.ops[op];
+/// One op of a backend of this process, to be run by itself.
+struct Bench<'a, B: Local> {
+    device: &'a B::Device,
+    handlers: &'a CustomOpRegistry<B>,
+    op: &'a OperationIr,
+    layouts: &'a [&'a str],
+}
+
+impl<B: Local> Bench<'_, B> {
+    /// Run the op once on stand-ins; input number `given_away` is the backend's to overwrite.
+    fn run(&self, fill: f64, given_away: Option<usize>) -> Result<Run<B>, String> {
+        let ir = self.op;
         if let OperationIr::Float(_, burn_ir::FloatOperationIr::Random(r))
         | OperationIr::NumericFloat(_, burn_ir::NumericOperationIr::IntRandom(r))
         | OperationIr::NumericInt(_, burn_ir::NumericOperationIr::IntRandom(r)) = ir
         {
             return self.run_random(r);
         }
-        let mut interpreter = TensorInterpreter::<B>::with_custom_ops(self.device.clone(), self.custom_ops.clone());
+        let mut interpreter = TensorInterpreter::<B>::with_custom_ops(self.device.clone(), self.handlers.clone());
         let mut places: Vec<Place> = Vec::new();
         let mut seen: Vec<TensorId> = Vec::new();
-        for (input, layout) in ir.inputs().zip(layouts) {
+        for (input, layout) in ir.inputs().zip(self.layouts) {
             if let Some(first) = seen.iter().position(|&id| id == input.id) {
                 places.push(places[first]);
                 seen.push(input.id);
@@ -108,8 +116,8 @@ impl<B: Target> OpProbe<'_, B> {
         Ok(Run { time, workspace: Bytes::ZERO, inputs: Vec::new(), outputs: vec![drawn] })
     }
 
-    fn try_run(&self, op: OpId, layouts: &[&str], fill: f64, given_away: Option<usize>) -> Result<Run<B>, String> {
-        quietly(|| self.run(op, layouts, fill, given_away)).unwrap_or_else(|panic| Err(panic_message(&*panic)))
+    fn try_run(&self, fill: f64, given_away: Option<usize>) -> Result<Run<B>, String> {
+        quietly(|| self.run(fill, given_away)).unwrap_or_else(|panic| Err(panic_message(&*panic)))
     }
 }
 
@@ -135,68 +143,82 @@ impl<B: Target> Probe for OpProbe<'_, B> {
     }
 
     fn measure(&mut self, op: OpId, layouts: &[&str]) -> Result<OpCost> {
-        // Zero is no divisor and one is no index into a table of one: try both.
-        let fail = |why: String| Error::Execution { at: format!("measuring {op} ({})", self.program.kinds[op]), why };
-        let (fill, first) = match self.try_run(op, layouts, 0.5, None) {
-            Ok(run) => (0.5, run),
-            Err(_) => (1.5, self.try_run(op, layouts, 1.5, None).map_err(fail)?),
-        };
-        let views: Vec<Option<usize>> = first
-            .outputs
-            .iter()
-            .map(|o| {
-                first.inputs.iter().position(|a| a.buffer == B::place(o).buffer && B::buffer_bytes(o) > Bytes::ZERO)
-            })
-            .collect();
-        let texts: Vec<String> = first.outputs.iter().map(|o| B::layout(o).unwrap_or_default()).collect();
-        let sizes = first.outputs.iter().map(B::buffer_bytes).collect();
-        let mut workspace = first.workspace;
-        let first_inputs = first.inputs.clone();
-        let output_bytes: Vec<Bytes> = first.outputs.iter().map(B::buffer_bytes).collect();
-        drop(first);
-
-        // How much workspace an op takes depends on how many threads happen to share it, so ops that
-        // take any are run more often.
-        let mut times = Vec::new();
-        let mut spent = Nanos::ZERO;
-        loop {
-            let run = self.try_run(op, layouts, fill, None).map_err(fail)?;
-            times.push(run.time);
-            spent += run.time;
-            workspace = workspace.max(run.workspace);
-            let (enough, patience) = if workspace > Bytes::ZERO { (16, 30_000_000) } else { (9, 4_000_000) };
-            if times.len() >= enough || (times.len() >= 2 && spent.get() > patience) {
-                break;
-            }
-        }
-        times.sort_unstable();
-
-        let mut inplace = Vec::new();
-        let inputs: Vec<&TensorIr> = self.program.ops[op].inputs().collect();
-        for (a, input) in inputs.iter().enumerate() {
-            let alone = inputs.iter().filter(|t| t.id == input.id).count() == 1;
-            let size = input.shape.num_elements() * input.dtype.size();
-            let candidate = alone
-                && layouts[a].is_empty()
-                && output_bytes.contains(&Bytes(size as u64))
-                && views.iter().all(Option::is_none);
-            if !candidate || first_inputs.is_empty() {
-                continue;
-            }
-            let run = self.try_run(op, layouts, fill, Some(a)).map_err(fail)?;
-            // In place, and lying there as it would anywhere else: what follows must not depend on
-            // where the plan puts things.
-            let taken = |(b, output): (usize, &HandleKind<B>)| {
-                let there = B::place(output) == run.inputs[a];
-                (there && B::layout(output).unwrap_or_default() == texts[b]).then_some((a, b))
-            };
-            let pairs: Vec<_> = run.outputs.iter().enumerate().filter_map(taken).collect();
-            // An input given away and not reused is freed once the op is done: no workspace.
-            if !pairs.is_empty() {
-                workspace = workspace.max(run.workspace);
-            }
-            inplace.extend(pairs);
-        }
-        Ok(OpCost { time: times[times.len() / 2], workspace, views, inplace, sizes, layouts: texts })
+        B::measure(self.device, &self.handlers, &self.program.ops[op], layouts).map_err(|why| {
+            let at = || format!("measuring {op} ({})", self.program.kinds[op]);
+            B::lost(self.device).unwrap_or_else(|| Error::Execution { at: at(), why })
+        })
     }
+}
+
+/// What an op costs, run by itself on stand-ins for its inputs.
+///
+/// # Errors
+/// Why it cannot be run by itself.
+pub(super) fn measure_op<B: Local>(
+    device: &B::Device,
+    handlers: &CustomOpRegistry<B>,
+    op: &OperationIr,
+    layouts: &[&str],
+) -> Result<OpCost, String> {
+    let bench = Bench::<B> { device, handlers, op, layouts };
+    // Zero is no divisor and one is no index into a table of one: try both.
+    let (fill, first) = match bench.try_run(0.5, None) {
+        Ok(run) => (0.5, run),
+        Err(_) => (1.5, bench.try_run(1.5, None)?),
+    };
+    let views: Vec<Option<usize>> = first
+        .outputs
+        .iter()
+        .map(|o| first.inputs.iter().position(|a| a.buffer == B::place(o).buffer && B::buffer_bytes(o) > Bytes::ZERO))
+        .collect();
+    let texts: Vec<String> = first.outputs.iter().map(|o| B::layout(o).unwrap_or_default()).collect();
+    let sizes = first.outputs.iter().map(B::buffer_bytes).collect();
+    let mut workspace = first.workspace;
+    let first_inputs = first.inputs.clone();
+    let output_bytes: Vec<Bytes> = first.outputs.iter().map(B::buffer_bytes).collect();
+    drop(first);
+
+    // How much workspace an op takes depends on how many threads happen to share it, so ops that
+    // take any are run more often.
+    let mut times = Vec::new();
+    let mut spent = Nanos::ZERO;
+    loop {
+        let run = bench.try_run(fill, None)?;
+        times.push(run.time);
+        spent += run.time;
+        workspace = workspace.max(run.workspace);
+        let (enough, patience) = if workspace > Bytes::ZERO { (16, 30_000_000) } else { (9, 4_000_000) };
+        if times.len() >= enough || (times.len() >= 2 && spent.get() > patience) {
+            break;
+        }
+    }
+    times.sort_unstable();
+
+    let mut inplace = Vec::new();
+    let inputs: Vec<&TensorIr> = op.inputs().collect();
+    for (a, input) in inputs.iter().enumerate() {
+        let alone = inputs.iter().filter(|t| t.id == input.id).count() == 1;
+        let size = input.shape.num_elements() * input.dtype.size();
+        let candidate = alone
+            && layouts[a].is_empty()
+            && output_bytes.contains(&Bytes(size as u64))
+            && views.iter().all(Option::is_none);
+        if !candidate || first_inputs.is_empty() {
+            continue;
+        }
+        let run = bench.try_run(fill, Some(a))?;
+        // In place, and lying there as it would anywhere else: what follows must not depend on
+        // where the plan puts things.
+        let taken = |(b, output): (usize, &HandleKind<B>)| {
+            let there = B::place(output) == run.inputs[a];
+            (there && B::layout(output).unwrap_or_default() == texts[b]).then_some((a, b))
+        };
+        let pairs: Vec<_> = run.outputs.iter().enumerate().filter_map(taken).collect();
+        // An input given away and not reused is freed once the op is done: no workspace.
+        if !pairs.is_empty() {
+            workspace = workspace.max(run.workspace);
+        }
+        inplace.extend(pairs);
+    }
+    Ok(OpCost { time: times[times.len() / 2], workspace, views, inplace, sizes, layouts: texts })
 }

@@ -5,11 +5,14 @@ use std::fmt::Debug;
 use std::time::Instant;
 
 use burn::tensor::{Bool, Int, Tensor};
-use burn_backend::{DType, ProfileOptions, ProfileToken, Shape, TensorData};
-use burn_ir::{BackendIr, HandleKind};
-use burn_router::CustomOpRegistry;
+use burn_backend::{Backend, DType, ProfileOptions, ProfileToken, Shape, TensorData};
+use burn_ir::{BackendIr, HandleKind, OperationIr, RandomOpIr, TensorId, TensorIr};
+use burn_router::{CustomOpRegistry, TensorInterpreter};
 
-use crate::cost::Link;
+use super::random;
+use crate::alloc;
+use crate::cost::{Link, OpCost};
+use crate::error::Error;
 use crate::units::{Bytes, Nanos};
 
 /// Where a tensor lies: tensors in one buffer have the same first part.
@@ -30,11 +33,65 @@ pub struct Usage {
     pub reserved: Bytes,
 }
 
-/// A backend that steps run on: how its tensors come in and go out, how they lie in memory, and
+/// How a tensor that comes from outside lies in memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Strides, offset and buffer bytes as text; `None` for the plain layout: contiguous, from the
+    /// start of a buffer of just its size.
+    pub layout: Option<String>,
+    /// How many tensors share its buffer, itself counted; `None` where the backend does not tell.
+    pub holders: Option<usize>,
+}
+
+/// Runs a step's operations and holds its tensors under their ids.
+pub trait Interpreter<B: Target>: Sized {
+    /// One that holds nothing yet.
+    fn new(device: &B::Device, handlers: B::Handlers) -> Self;
+    /// Hold a tensor.
+    fn bind(&mut self, id: TensorId, tensor: HandleKind<B>);
+    /// Run an operation. What its statuses give away is gone afterwards. Panics as the backend does.
+    fn run(&mut self, op: OperationIr);
+    /// Run a random operation, drawing with a seed.
+    ///
+    /// # Errors
+    /// The element type, when no distribution is defined for it.
+    fn draw(&mut self, op: &RandomOpIr, seed: u64) -> Result<(), String>;
+    /// A tensor held, to be read, and left where it is.
+    fn lend(&mut self, tensor: &TensorIr) -> HandleKind<B>;
+}
+
+impl<B: Local> Interpreter<B> for TensorInterpreter<B> {
+    fn new(device: &B::Device, handlers: B::Handlers) -> Self {
+        Self::with_custom_ops(device.clone(), handlers)
+    }
+
+    fn bind(&mut self, id: TensorId, tensor: HandleKind<B>) {
+        self.register_tensor_to_device(id, tensor);
+    }
+
+    fn run(&mut self, op: OperationIr) {
+        self.register_op(op);
+    }
+
+    fn draw(&mut self, op: &RandomOpIr, seed: u64) -> Result<(), String> {
+        self.register_tensor_data_id(op.out.id, random::draw(op, seed)?);
+        Ok(())
+    }
+
+    fn lend(&mut self, tensor: &TensorIr) -> HandleKind<B> {
+        self.get_tensor(tensor)
+    }
+}
+
+/// A backend that steps run on: how its tensors come in and go out, how its ops are run and measured, and
 /// how its work is waited for. Sealed by what it asks for: Burn's dispatch knows the backends.
-pub trait Target: BackendIr + Debug {
+pub trait Target: Backend + Debug {
     /// A tensor set aside in host memory.
     type Host: Send;
+    /// Handlers of custom operations.
+    type Handlers: Clone + 'static;
+    /// What runs its ops.
+    type Interpreter: Interpreter<Self> + Send;
 
     /// A tensor of Burn's as this backend's.
     ///
@@ -63,28 +120,14 @@ pub trait Target: BackendIr + Debug {
     fn form(handle: &HandleKind<Self>) -> (Shape, DType);
     /// The device it is on.
     fn device_of(handle: &HandleKind<Self>) -> Self::Device;
-    /// How it lies in its buffer, as text: strides, offset, buffer bytes. `None` for the plain
-    /// layout: contiguous, from the start of a buffer of just its size.
-    fn layout(handle: &HandleKind<Self>) -> Option<String>;
-    /// Where it lies.
-    fn place(handle: &HandleKind<Self>) -> Place;
-    /// How many tensors share its buffer, itself counted; `None` where the backend does not tell.
-    fn holders(handle: &HandleKind<Self>) -> Option<usize>;
-    /// Bytes of its buffer.
-    fn buffer_bytes(handle: &HandleKind<Self>) -> Bytes;
+    /// How tensors lie in memory, all of one device.
+    ///
+    /// # Errors
+    /// Why that cannot be told.
+    fn look(tensors: &[HandleKind<Self>]) -> Result<Vec<Seen>, String>;
 
     /// A tensor of host data.
     fn of_data(data: TensorData, device: &Self::Device) -> HandleKind<Self>;
-    /// A tensor with the given layout over a buffer of its own, filled with `fill`; `None` where
-    /// the text is no layout.
-    fn stand_in(
-        shape: &Shape,
-        dtype: DType,
-        layout: &str,
-        fill: f64,
-        device: &Self::Device,
-    ) -> Option<HandleKind<Self>>;
-
     /// Copy a tensor to host memory, and wait for it: what it lay in may be overwritten afterwards.
     ///
     /// # Errors
@@ -107,23 +150,85 @@ pub trait Target: BackendIr + Debug {
     fn link(device: &Self::Device) -> Option<Link>;
 
     /// Handlers of the custom operations Burn itself records (the Fourier transforms).
-    fn custom_ops() -> CustomOpRegistry<Self>;
+    fn custom_ops() -> Self::Handlers;
+    /// What an op costs, run by itself on inputs that lie as `layouts` say.
+    ///
+    /// # Errors
+    /// Why it cannot be run by itself.
+    fn measure(
+        device: &Self::Device,
+        handlers: &Self::Handlers,
+        op: &OperationIr,
+        layouts: &[&str],
+    ) -> Result<OpCost, String>;
+    /// End a step: with an error where work that was begun cannot have been done.
+    ///
+    /// # Errors
+    /// Why.
+    fn finish(_: &Self::Device) -> Result<(), String> {
+        Ok(())
+    }
+    /// The error to give instead of any other where the device is gone.
+    fn lost(_: &Self::Device) -> Option<Error> {
+        None
+    }
     /// Have a thread take what kernels keep for it from their first use on.
     fn warm() {}
-    /// Wake what an op in the middle of a step would find awake.
-    fn wake(device: &Self::Device);
-    /// Wait until all that was begun is done.
-    fn settle(device: &Self::Device);
     /// What the device's pools hold; `None` where the backend has none.
     fn usage(device: &Self::Device) -> Option<Usage>;
+    /// Begin to watch how much is allocated where its tensors lie: what is now. `None` where nobody
+    /// counts.
+    fn watch(_: &Self::Device) -> Option<Bytes> {
+        alloc::installed().then(|| {
+            alloc::start_watch();
+            alloc::live()
+        })
+    }
+    /// The most that was allocated at once since then.
+    fn watched(_: &Self::Device) -> Option<Bytes> {
+        alloc::installed().then(alloc::watched)
+    }
+    /// Threads that its kernels run on.
+    fn threads(_: &Self::Device) -> usize {
+        std::thread::available_parallelism().map_or(1, usize::from)
+    }
     /// The backend, its version and the device, for profiles of costs.
     fn describe(device: &Self::Device) -> String;
-    /// Whether tensors lie in the process's heap, where the counting allocator sees them.
-    const IN_HEAP: bool;
+    /// Whether all its devices are this process's heap, in which each thread's account tells what it takes.
+    const ON_ACCOUNTS: bool = false;
     /// What a live tensor takes beside its elements.
     const TENSOR_BYTES: Bytes;
     /// What a live view takes.
     const VIEW_BYTES: Bytes;
+    /// What an entry of the interpreter's table takes, where that is counted as the device's.
+    const ENTRY_BYTES: Bytes;
+}
+
+/// A backend of this process: what is needed to measure its ops by looking at their tensors.
+pub trait Local: Target<Handlers = CustomOpRegistry<Self>> + BackendIr {
+    /// How a tensor lies in its buffer, as text: see [`Seen::layout`].
+    fn layout(handle: &HandleKind<Self>) -> Option<String>;
+    /// Where it lies.
+    fn place(handle: &HandleKind<Self>) -> Place;
+    /// See [`Seen::holders`].
+    fn holders(handle: &HandleKind<Self>) -> Option<usize>;
+    /// Bytes of its buffer.
+    fn buffer_bytes(handle: &HandleKind<Self>) -> Bytes;
+    /// A tensor with the given layout over a buffer of its own, filled with `fill`; `None` where
+    /// the text is no layout.
+    fn stand_in(
+        shape: &Shape,
+        dtype: DType,
+        layout: &str,
+        fill: f64,
+        device: &Self::Device,
+    ) -> Option<HandleKind<Self>>;
+    /// Wake what an op in the middle of a step would find awake.
+    fn wake(device: &Self::Device);
+    /// Wait until all that was begun is done.
+    fn settle(device: &Self::Device);
+    /// Whether tensors lie in the process's heap, where the counting allocator sees them.
+    const IN_HEAP: bool;
 }
 
 /// Takes the time of what is done between its start and its stop, by the device's clock where it
@@ -134,14 +239,14 @@ pub(super) struct Clock {
 }
 
 impl Clock {
-    pub fn start<B: Target>(device: &B::Device) -> Self {
+    pub fn start<B: Local>(device: &B::Device) -> Self {
         B::wake(device);
         let window = B::profile_start(device).ok().flatten();
         Self { window, start: Instant::now() }
     }
 
     /// Waits for what was begun.
-    pub fn stop<B: Target>(self, device: &B::Device) -> Nanos {
+    pub fn stop<B: Local>(self, device: &B::Device) -> Nanos {
         let closed = self.window.and_then(|window| {
             let window = B::profile_end(device, window, ProfileOptions::default().flush()).ok()?;
             burn_std::reader::try_read_sync(window.resolve()).flatten()
@@ -151,6 +256,34 @@ impl Clock {
         Nanos(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
     }
 }
+
+/// What backends of this process have in common.
+macro_rules! in_this_process {
+    () => {
+        type Handlers = CustomOpRegistry<Self>;
+        type Interpreter = TensorInterpreter<Self>;
+
+        fn look(tensors: &[HandleKind<Self>]) -> Result<Vec<Seen>, String> {
+            Ok(tensors.iter().map(|t| Seen { layout: Self::layout(t), holders: Self::holders(t) }).collect())
+        }
+
+        fn measure(
+            device: &Self::Device,
+            handlers: &Self::Handlers,
+            op: &OperationIr,
+            layouts: &[&str],
+        ) -> Result<OpCost, String> {
+            measure_op::<Self>(device, handlers, op, layouts)
+        }
+
+        fn custom_ops() -> CustomOpRegistry<Self> {
+            let mut registry = CustomOpRegistry::new();
+            burn::signal::register_fft_ops::<Self>(&mut registry);
+            registry
+        }
+    };
+}
+pub(super) use in_this_process;
 
 /// Tensors in and out through Burn's dispatch: the same words for every backend.
 macro_rules! through_dispatch {

@@ -12,9 +12,33 @@ use crate::error::{Error, Result};
 use crate::graph::trace::{TensorMapper, Tensors};
 use crate::runtime::Target;
 
+/// Which backend a module is on.
+#[derive(Clone, Copy)]
+pub(super) enum Home {
+    Flex,
+    #[cfg(feature = "cubecl")]
+    Cube,
+    #[cfg(feature = "remote")]
+    Remote,
+}
+
+/// Where a module lives; one that lives on no backend that steps run on is refused by the first.
+pub(super) fn home_of<M: Module>(module: &M) -> Home {
+    #[cfg(feature = "cubecl")]
+    if lives_on::<burn_cubecl::CubeBackend, M>(module) {
+        return Home::Cube;
+    }
+    #[cfg(feature = "remote")]
+    if lives_on::<burn_remote::RemoteBackend, M>(module) {
+        return Home::Remote;
+    }
+    let _ = module;
+    Home::Flex
+}
+
 /// Whether the first float parameter of a module is on a backend.
-#[cfg(feature = "cubecl")]
-pub(super) fn lives_on<B: Target, M: Module>(module: &M) -> bool {
+#[cfg(any(feature = "cubecl", feature = "remote"))]
+fn lives_on<B: Target, M: Module>(module: &M) -> bool {
     struct Look<B>(Option<bool>, std::marker::PhantomData<B>);
     impl<B: Target> ModuleVisitor for Look<B> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
@@ -37,9 +61,35 @@ pub(super) struct Bound<B: Target> {
 }
 
 impl<B: Target> Bound<B> {
-    fn new(handle: HandleKind<B>) -> Self {
-        let (shape, dtype) = B::form(&handle);
-        Self { shape, dtype, layout: B::layout(&handle), handle }
+    /// Tensors of several devices, in their order.
+    fn spread(handles: Vec<HandleKind<B>>) -> Result<Vec<Self>> {
+        let mut groups: Vec<(B::Device, Vec<usize>)> = Vec::new();
+        for (index, handle) in handles.iter().enumerate() {
+            let device = B::device_of(handle);
+            match groups.iter_mut().find(|group| group.0 == device) {
+                Some(group) => group.1.push(index),
+                None => groups.push((device, vec![index])),
+            }
+        }
+        let mut bound: Vec<Option<Self>> = handles.iter().map(|_| None).collect();
+        for (_, group) in groups {
+            let all = Self::all(group.iter().map(|&index| handles[index].clone()).collect())?;
+            group.into_iter().zip(all).for_each(|(index, (one, _))| bound[index] = Some(one));
+        }
+        Ok(bound.into_iter().flatten().collect())
+    }
+
+    /// Tensors of one device, each with how many share its buffer, where that is known.
+    fn all(handles: Vec<HandleKind<B>>) -> Result<Vec<(Self, Option<usize>)>> {
+        let seen = B::look(&handles).map_err(|why| {
+            let lost = handles.first().and_then(|handle| B::lost(&B::device_of(handle)));
+            lost.unwrap_or_else(|| Error::InvalidSetting { name: "device".into(), why })
+        })?;
+        let bound = handles.into_iter().zip(seen).map(|(handle, seen)| {
+            let (shape, dtype) = B::form(&handle);
+            (Self { shape, dtype, layout: seen.layout, handle }, seen.holders)
+        });
+        Ok(bound.collect())
     }
 }
 
@@ -53,15 +103,17 @@ pub(super) struct ModuleState<B: Target> {
 impl<B: Target> ModuleState<B> {
     pub(super) fn of<M: Module>(module: &M) -> Result<Self> {
         struct Reader<B: Target> {
-            state: ModuleState<B>,
+            handles: Vec<HandleKind<B>>,
+            trainable: Vec<bool>,
+            flags: Vec<bool>,
             error: Option<Error>,
         }
         impl<B: Target> Reader<B> {
             fn push(&mut self, bound: Result<HandleKind<B>, String>, what: &str, trainable: bool) {
                 match bound {
                     Ok(bound) => {
-                        self.state.tensors.push(Bound::new(bound));
-                        self.state.trainable.push(trainable);
+                        self.handles.push(bound);
+                        self.trainable.push(trainable);
                     }
                     Err(why) => {
                         self.error.get_or_insert(Error::InvalidSetting {
@@ -85,16 +137,16 @@ impl<B: Target> ModuleState<B> {
                 self.push(B::bool_in(param.val()), &format!("parameter {}", param.id), false);
             }
             fn visit_flag(&mut self, flag: &Param<Flag>) {
-                self.state.flags.push(flag.val().is_enabled());
+                self.flags.push(flag.val().is_enabled());
             }
         }
-        let state = ModuleState { tensors: Vec::new(), trainable: Vec::new(), flags: Vec::new() };
-        let mut reader = Reader { state, error: None };
+        let mut reader = Reader { handles: Vec::new(), trainable: Vec::new(), flags: Vec::new(), error: None };
         module.visit(&mut reader);
-        match reader.error {
-            Some(error) => Err(error),
-            None => Ok(reader.state),
+        if let Some(error) = reader.error {
+            return Err(error);
         }
+        let tensors = Bound::spread(reader.handles)?;
+        Ok(Self { tensors, trainable: reader.trainable, flags: reader.flags })
     }
 
     /// The device of its tensors.
@@ -124,13 +176,13 @@ impl<B: Target> Inputs<B> {
     /// Those of `inputs`, which is what the caller gave away.
     pub(super) fn of<I: Tensors>(inputs: &I) -> Result<Self> {
         struct Reader<B: Target> {
-            tensors: Vec<Bound<B>>,
+            tensors: Vec<HandleKind<B>>,
             error: Option<Error>,
         }
         impl<B: Target> Reader<B> {
             fn push(&mut self, bound: Result<HandleKind<B>, String>) {
                 match bound {
-                    Ok(bound) => self.tensors.push(Bound::new(bound)),
+                    Ok(bound) => self.tensors.push(bound),
                     Err(why) => self.fail(format!(
                         "input tensor {} is not on the model's device: {why}; move it there with `to_device`",
                         self.tensors.len()
@@ -163,14 +215,13 @@ impl<B: Target> Inputs<B> {
         }
         let mut reader = Reader { tensors: Vec::new(), error: None };
         inputs.clone().map(&mut reader);
-        match reader.error {
-            Some(error) => Err(error),
-            None => {
-                // `inputs` holds each, and so does what was just made of it.
-                let owned = reader.tensors.iter().map(|t| B::holders(&t.handle) == Some(2)).collect();
-                Ok(Self { tensors: reader.tensors, owned })
-            }
+        if let Some(error) = reader.error {
+            return Err(error);
         }
+        // `inputs` holds each, and so does what was just made of it.
+        let bound = Bound::all(reader.tensors)?.into_iter();
+        let (tensors, owned) = bound.map(|(bound, holders)| (bound, holders == Some(2))).unzip();
+        Ok(Self { tensors, owned })
     }
 }
 
@@ -279,6 +330,58 @@ pub(super) fn write_buffers<B: Target, M: Module>(
         let _ = module.clone().map(&mut writer);
     }
     Ok(())
+}
+
+/// The module with its tensors on the devices named, in the order of visits; where none is, they stay.
+pub(super) fn place<B: Target, M: Module>(module: M, devices: Vec<Option<B::Device>>) -> Result<M> {
+    struct Mover<B: Target> {
+        devices: std::vec::IntoIter<Option<B::Device>>,
+        error: Option<Error>,
+    }
+    impl<B: Target> Mover<B> {
+        fn moved<T>(
+            &mut self,
+            handle: Result<HandleKind<B>, String>,
+            out: fn(HandleKind<B>) -> Option<T>,
+        ) -> Option<T> {
+            let device = self.devices.next().flatten()?;
+            let home = handle.as_ref().ok().map(B::device_of);
+            if self.error.is_some() || home.as_ref() == Some(&device) {
+                return None;
+            }
+            match handle.and_then(|handle| B::transfer(&handle, &device)) {
+                Ok(handle) => out(handle),
+                Err(why) => {
+                    let lost = B::lost(&device).or_else(|| home.and_then(|home| B::lost(&home)));
+                    let at = "placing parameters".to_owned();
+                    self.error = Some(lost.unwrap_or(Error::Execution { at, why }));
+                    None
+                }
+            }
+        }
+    }
+    impl<B: Target> ModuleMapper for Mover<B> {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            param.map(|old| {
+                let Some(new): Option<Tensor<D>> = self.moved(B::float_in(old.clone()), B::float_out) else {
+                    return old;
+                };
+                if old.is_autodiff() { Tensor::from_inner(new).set_require_grad(old.is_require_grad()) } else { new }
+            })
+        }
+        fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
+            param.map(|old| self.moved(B::int_in(old.clone()), B::int_out).unwrap_or(old))
+        }
+        fn map_bool<const D: usize>(&mut self, param: Param<Tensor<D, Bool>>) -> Param<Tensor<D, Bool>> {
+            param.map(|old| self.moved(B::bool_in(old.clone()), B::bool_out).unwrap_or(old))
+        }
+    }
+    let mut mover = Mover::<B> { devices: devices.into_iter(), error: None };
+    let module = module.map(&mut mover);
+    match mover.error {
+        Some(error) => Err(error),
+        None => Ok(module),
+    }
 }
 
 /// Float results at the indices of the module tensors they belong to.

@@ -17,7 +17,6 @@ use std::time::{Duration, Instant};
 use burn::module::Module;
 use burn::optim::GradientsParams;
 
-use crate::alloc;
 use crate::cost::{Device, Problem, Profile, Roofline};
 use crate::error::{Error, Result};
 use crate::graph::trace::{Forward, Program, StepOutput, Tensors, model_device};
@@ -61,24 +60,27 @@ pub struct Rematerialize<M> {
 /// Do something where the last words stand for the backend that the module lives on: `B` for its
 /// type. A module that lives on none of them is refused by the first.
 macro_rules! on_backend {
-    ($wrapped:expr, $backend:ident => $what:expr) => {{
-        #[cfg(feature = "cubecl")]
-        {
-            if binding::lives_on::<burn_cubecl::CubeBackend, _>(&$wrapped.module) {
+    ($wrapped:expr, $backend:ident => $what:expr) => {
+        match binding::home_of(&$wrapped.module) {
+            #[cfg(feature = "cubecl")]
+            binding::Home::Cube => {
                 type $backend = burn_cubecl::CubeBackend;
                 $what
-            } else {
+            }
+            #[cfg(feature = "remote")]
+            binding::Home::Remote => {
+                type $backend = burn_remote::RemoteBackend;
+                $what
+            }
+            binding::Home::Flex => {
                 type $backend = burn_flex::Flex;
                 $what
             }
         }
-        #[cfg(not(feature = "cubecl"))]
-        {
-            type $backend = burn_flex::Flex;
-            $what
-        }
-    }};
+    };
 }
+
+use on_backend;
 
 /// What clones of a wrapped module share.
 struct Shared {
@@ -133,9 +135,9 @@ pub struct StepReport {
     /// their elements.
     pub planned_peak: Bytes,
     /// The peak measured while the step ran, counted the same way. On the CPU by the counting
-    /// allocator, `None` where that ([`alloc::Counting`]) is not installed; on CubeCL devices what
-    /// the device's pools say is in use after each step of the plan, padding included. What other
-    /// threads allocate counts too.
+    /// allocator, `None` where that ([`alloc::Counting`](crate::alloc::Counting)) is not installed; on CubeCL devices what
+    /// the device's pools say is in use after each step of the plan, padding included; on a worker's
+    /// devices by the worker's counting allocator. What other threads allocate counts too.
     pub measured_peak: Option<Bytes>,
     /// The most that the device's pools held while the step ran, in use or for reuse; `None` on the
     /// CPU, which has no pools.
@@ -188,7 +190,8 @@ impl<M: Module> Rematerialize<M> {
     /// # Errors
     /// [`Error::Trace`] for what cannot be traced, [`Error::Infeasible`] when no plan fits the
     /// budget, [`Error::InvalidInput`] for inputs on another device, [`Error::Execution`] when an
-    /// op fails. The module is unharmed and usable after each of them.
+    /// op fails. The module is unharmed and usable after each of them. [`Error::Worker`] where the module was on
+    /// a worker's device that is gone, and its tensors with it.
     #[track_caller]
     pub fn step<I, O, F>(&self, inputs: I, step: F) -> Result<Trained<O::Loss, O::Output>>
     where
@@ -450,7 +453,7 @@ impl<M: Module> Rematerialize<M> {
     }
 
     fn state<B: Target>(&self, trains: bool) -> Result<ModuleState<B>> {
-        model_device(&self.module, trains)?;
+        model_device(&self.module, trains, self.shared.pipeline.is_some())?;
         ModuleState::of(&self.module)
     }
 
@@ -489,8 +492,8 @@ impl<M> Deref for Rematerialize<M> {
     }
 }
 
-/// The most that a step takes beyond what was there before it: by the counting allocator, or by
-/// what the device's pools say after every step of the plan.
+/// The most that a step takes beyond what was there before it: by the counting allocator where its
+/// tensors lie, or by what the device's pools say after every step of the plan.
 struct Gauge<'a, B: Target> {
     device: &'a B::Device,
     before: Option<Bytes>,
@@ -501,10 +504,7 @@ struct Gauge<'a, B: Target> {
 impl<'a, B: Target> Gauge<'a, B> {
     fn new(device: &'a B::Device) -> Self {
         let pools = B::usage(device).map(|usage| usage.in_use);
-        let before = pools.or_else(|| alloc::installed().then(alloc::live));
-        if pools.is_none() {
-            alloc::start_watch();
-        }
+        let before = pools.or_else(|| B::watch(device));
         Self { device, before, most: Cell::new(pools.unwrap_or_default()), reserved: Cell::new(None) }
     }
 
@@ -516,8 +516,8 @@ impl<'a, B: Target> Gauge<'a, B> {
     }
 
     fn peak(&self) -> Option<Bytes> {
-        let most = if self.most.get() > Bytes::ZERO { self.most.get() } else { alloc::watched() };
-        self.before.map(|before| most.saturating_sub(before))
+        let most = if self.most.get() > Bytes::ZERO { Some(self.most.get()) } else { B::watched(self.device) };
+        Some(most?.saturating_sub(self.before?))
     }
 }
 

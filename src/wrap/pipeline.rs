@@ -14,7 +14,7 @@ use super::binding::{self, Inputs, ModuleState};
 use super::planner::{self, Allowance};
 use super::settings::Settings;
 use super::split::{apart, joined, microbatches};
-use super::{Rematerialize, Shared, StepReport, Trained, internal, lock};
+use super::{Rematerialize, Shared, StepReport, Trained, internal, lock, on_backend};
 use crate::entity::{OpId, ValueId};
 use crate::error::{Error, Result};
 use crate::graph::Fingerprint;
@@ -156,6 +156,20 @@ pub struct PipelineReport {
     pub planned: Nanos,
 }
 
+impl DeviceReport {
+    /// Time spent computing.
+    pub fn busy(&self) -> Nanos {
+        self.did.iter().filter(|did| did.action.peer().is_none()).map(|did| did.end - did.start).sum()
+    }
+}
+
+impl PipelineReport {
+    /// The device that computed longest: the others wait for it.
+    pub fn bottleneck(&self) -> usize {
+        (0..self.devices.len()).max_by_key(|&d| (self.devices[d].busy(), std::cmp::Reverse(d))).unwrap_or(0)
+    }
+}
+
 /// Devices, and what is planned for them.
 pub(super) struct Pipeline {
     devices: Vec<Device>,
@@ -185,8 +199,11 @@ impl<M: Module> Rematerialize<M> {
     /// [`step`](Self::step) is as ever: losses and gradients are those of one device that does one microbatch after the
     /// other and adds up, to the bit (schedules with replicas add up two such sums). Batch normalization normalizes each
     /// microbatch by itself and its running statistics advance once for each, in their order; random ops draw anew
-    /// for each. Gradients come on the device of their stage, so Burn's optimizers leave each parameter there. A fraction
-    /// as budget is one of what one device needs for a microbatch with everything kept.
+    /// for each. A fraction as budget is one of what one device needs for a microbatch with everything kept.
+    ///
+    /// Stages take parameters from wherever they are, and gradients go back there, so that Burn's optimizers step where
+    /// they always did. On devices that are apart call [`placed`](Self::placed) once: then each parameter, its gradient and
+    /// its optimizer state are on the device of its stage alone. A record of the module is the same as ever.
     ///
     /// ```no_run
     /// use burn::nn::{Linear, LinearConfig};
@@ -235,6 +252,33 @@ impl<M: Module> Rematerialize<M> {
         lock(&pipeline.latest).as_ref().map(|entry| entry.plan.clone())
     }
 
+    /// The same with every parameter on the device of its stage, and statistics with it. What two stages share is on that
+    /// of the one that makes its gradient. Plans the step if it was not planned. Makes no difference to a module
+    /// that is no pipeline.
+    ///
+    /// # Errors
+    /// Those of [`step`](Self::step).
+    #[track_caller]
+    pub fn placed<I, O, F>(self, inputs: I, step: F) -> Result<Self>
+    where
+        I: Tensors,
+        O: StepOutput,
+        O::Loss: Send + 'static,
+        O::Output: Send + 'static,
+        F: FnOnce(&M, I) -> O,
+    {
+        let place = Location::caller();
+        on_backend!(self, B => {
+            let Some(pipeline) = &self.shared.pipeline else { return Ok(self) };
+            let state = self.state::<B>(true)?;
+            let parts = microbatches(&inputs, pipeline.options.axis, pipeline.options.microbatches)?;
+            let entry = self.pipeline_entry::<B, I, O, F>(pipeline, place, &state, &parts[0], step)?;
+            let devices = pipeline.devices.iter().map(device_on::<B>).collect::<Result<Vec<_>>>()?;
+            let module = binding::place::<B, M>(self.module, entry.homes::<B>(&devices))?;
+            Ok(Self { module, shared: self.shared })
+        })
+    }
+
     pub(super) fn step_pipelined<B: Target, I, O, F>(
         &self,
         pipeline: &Pipeline,
@@ -273,7 +317,7 @@ impl<M: Module> Rematerialize<M> {
             resident: &resident,
             microbatches: &bindings,
             seed: &|m, op: OpId| seed_of(seed, number + m as u64, op),
-            custom_ops: &|| options.settings.handlers::<B>(),
+            handlers: &|| options.settings.handlers::<B>(),
         };
         let made = workers.run::<B>(&entry.plan.schedule, &entry.chunks, &devices, &batch, options.patience)?;
         let ran = start.elapsed();
@@ -294,9 +338,15 @@ impl<M: Module> Rematerialize<M> {
         });
         let output = binding::rebuild(template(&*entry.output)?, outputs.collect::<Result<Vec<_>>>()?)?;
         let loss = binding::rebuild(template(&*entry.loss)?, losses.map(reduced).into_iter().collect())?;
-        let grads = ends.gradients.iter().map(|(_, v)| Ok(reduced(results.gradient(*v, count)?)));
+        let grads = ends.gradients.iter().map(|&(index, v)| {
+            let (gradient, parameter) = (reduced(results.gradient(v, count)?), &state.tensors[index].handle);
+            at_home::<B>(gradient, &B::device_of(parameter))
+        });
         let grads = binding::gradients::<B, M>(&self.module, &ends.gradients, grads.collect::<Result<Vec<_>>>()?)?;
-        let buffers = ends.buffers.iter().map(|&(index, new)| results.state(ends.module[index].1.unwrap_or(new)));
+        let buffers = ends.buffers.iter().map(|&(index, new)| {
+            let (new, old) = (results.state(ends.module[index].1.unwrap_or(new))?, &state.tensors[index].handle);
+            at_home::<B>(new, &B::device_of(old))
+        });
         binding::write_buffers::<B, M>(&self.module, &ends.buffers, buffers.collect::<Result<Vec<_>>>()?)?;
         let most = |peak: fn(&DeviceReport) -> Option<Bytes>| report.devices.iter().filter_map(peak).max();
         let step = StepReport {
@@ -334,7 +384,7 @@ impl<M: Module> Rematerialize<M> {
         if let Some(entry) = known.as_ref().filter(|_| settings.trusts::<F>()) {
             return Ok(entry.clone());
         }
-        let traced = crate::graph::trace::trace::<M, I, O, F>(&self.module, &part, step)?;
+        let traced = crate::graph::trace::trace_spread::<M, I, O, F>(&self.module, &part, step)?;
         let mut program = traced.program;
         program.take_over(planner::owned(&program.ends, &tensors));
         let fingerprint = program.fingerprint();
@@ -342,7 +392,7 @@ impl<M: Module> Rematerialize<M> {
             return Ok(entry);
         }
         let problem = lock(&self.shared.planner).problem(settings, &program, state, &tensors)?;
-        let allowance = Allowance::new::<B>(pipeline.budget, &problem)?;
+        let allowance = Allowance::new::<B>(pipeline.budget, &problem, &state.device()?)?;
         let options = &pipeline.options;
         // Sums of bytes stay far from overflow.
         let memory = allowance.for_plan.min(Bytes(u64::MAX >> 3));
@@ -385,6 +435,15 @@ struct Template<T>(Mutex<T>);
 fn template<T: Tensors + Send + 'static>(it: &(dyn Any + Send + Sync)) -> Result<T> {
     let template = it.downcast_ref::<Template<T>>().map(|template| lock(&template.0).clone());
     template.ok_or_else(|| internal("a step at the same place returned another type"))
+}
+
+/// A result on the device of what it is for.
+fn at_home<B: Target>(result: HandleKind<B>, home: &B::Device) -> Result<HandleKind<B>> {
+    if B::device_of(&result) == *home {
+        return Ok(result);
+    }
+    let failed = |why| B::lost(home).unwrap_or_else(|| Error::Execution { at: "a gradient's way home".into(), why });
+    B::transfer(&result, home).map_err(failed)
 }
 
 /// A device of Burn's as the backend's.
@@ -450,6 +509,28 @@ impl Entry {
             }
         }
         Ok(())
+    }
+
+    /// Where the module's tensors belong.
+    fn homes<B: Target>(&self, devices: &[B::Device]) -> Vec<Option<B::Device>> {
+        let home = |index| self.home(index).and_then(|d| devices.get(d).cloned());
+        (0..self.ends.module.len()).map(home).collect()
+    }
+
+    /// The device of the stage that has a tensor of the module: of its gradient, its new value, or its first reader.
+    fn home(&self, index: usize) -> Option<usize> {
+        let ends = &self.ends;
+        let gradient = ends.gradients.iter().find(|(of, _)| *of == index).map(|(_, v)| *v);
+        let news = ends.buffers.iter().find(|(of, _)| *of == index).map(|(_, v)| *v);
+        let place = ends.module[index].1;
+        let makes = |(stage, chunk): &(&StagePlan, &ChunkProgram)| {
+            let sums = |v: ValueId| stage.steps.contains(&StageStep::Marker(Marker::Accumulate(v)));
+            gradient.is_some_and(sums) || news.is_some_and(|v| chunk.state.iter().any(|(_, new)| *new == v))
+        };
+        let stages = || self.plan.stages.iter().zip(&self.chunks);
+        let reads = |(_, chunk): &(&StagePlan, &ChunkProgram)| place.is_some_and(|v| chunk.resident.contains(&v));
+        let found = stages().find(makes).or_else(|| stages().find(reads))?;
+        found.0.devices.first().copied()
     }
 
     /// Parameters, statistics, constants.

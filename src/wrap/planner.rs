@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use burn_ir::{Handle, HandleKind, TensorId};
+use burn_ir::HandleKind;
 
 use super::binding::{Bound, Inputs, ModuleState};
 use super::settings::Settings;
@@ -89,7 +89,7 @@ impl Entry {
             bindings.push((*v, B::of_data(data.clone(), &device)));
         }
         let seed = |op| seed_of(settings.seed, number, op);
-        self.executable.run::<B>(&device, settings.handlers(), bindings, seed, &self.results, observe)
+        self.executable.run::<B>(&device, settings.handlers::<B>(), bindings, seed, &self.results, observe)
     }
 }
 
@@ -97,8 +97,7 @@ impl Entry {
 /// backend's matrix kernels take for each thread: a tile of about a megabyte that they keep, and, on a
 /// busy machine, one more where a thread that waits for another takes up a second part meanwhile
 /// (measured; the workspace measured of an op does not show it).
-fn kept_bytes(ops: usize) -> Bytes {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+fn kept_bytes(ops: usize, threads: usize) -> Bytes {
     Bytes(ops as u64 * 1024 + threads as u64 * (2 << 20))
 }
 
@@ -137,7 +136,7 @@ fn views_during<'a>(graph: &'a Graph, steps: &'a [Step]) -> impl Iterator<Item =
 /// tensor. It grows by doubling when seven eighths are used and never shrinks, so a tensor's share
 /// is anything between one and two and a quarter entries; counted are 1.6.
 fn table_during<'a, B: Target>(graph: &'a Graph, steps: &'a [Step]) -> impl Iterator<Item = i64> + 'a {
-    let entry = if B::IN_HEAP { size_of::<(TensorId, Handle<HandleKind<B>>)>() as u64 + 1 } else { 0 };
+    let entry = B::ENTRY_BYTES.get();
     let residents = graph.values().values().filter(|v| v.resident).count() as u64;
     let mut buckets = 0;
     during(graph, steps, |_| true).map(move |made| {
@@ -171,11 +170,11 @@ pub(super) struct Allowance {
 }
 
 impl Allowance {
-    pub(super) fn new<B: Target>(budget: Budget, problem: &Problem) -> Result<Self> {
+    pub(super) fn new<B: Target>(budget: Budget, problem: &Problem, device: &B::Device) -> Result<Self> {
         let (steps, baseline) = &solver::baseline(problem);
         let given = budget.resolve(baseline.peak)?;
         let views = Bytes(B::VIEW_BYTES.get() * views_during(&problem.graph, steps).max().unwrap_or(0));
-        let kept = kept_bytes(problem.graph.ops().len());
+        let kept = kept_bytes(problem.graph.ops().len(), B::threads(device));
         let held_back = match given {
             Bytes(u64::MAX) => Bytes::ZERO,
             Bytes(n) => views.min(Bytes(n / 4)) + kept.min(Bytes(n / 100 * 3)),
@@ -279,7 +278,7 @@ impl Planner {
             return Ok(entry.clone());
         }
         let problem = self.problem(settings, &program, state, inputs)?;
-        let budget = Allowance::new::<B>(settings.budget, &problem)?;
+        let budget = Allowance::new::<B>(settings.budget, &problem, &state.device()?)?;
         // The same step called elsewhere, or only planned before, has its plan already.
         let known = known.or_else(|| self.entries.values().find(|e| e.fingerprint == fingerprint).cloned());
         let plan = match known {
@@ -383,7 +382,7 @@ pub(super) fn problem_with<B: Target>(
     }
     let starts = |v: ValueId| layouts.get(&v).cloned();
     let on = state.device()?;
-    let mut probe = OpProbe::<B>::new(&on, program, settings.handlers(), &starts);
+    let mut probe = OpProbe::<B>::new(&on, program, settings.handlers::<B>(), &starts);
     let values = program.values.len();
     let (costs, profile) = match table {
         Table::Stays(profile) => (measure::look_up(&mut probe, values, profile), profile),

@@ -154,7 +154,7 @@ impl Settings {
     }
 
     /// Handlers for custom operations that the model records (`OperationIr::Custom`), beside those
-    /// for Burn's own Fourier transforms, which are always there.
+    /// for Burn's own Fourier transforms, which are always there. Workers have these alone.
     pub fn custom_ops(mut self, register: impl Fn(&mut CustomOpRegistry<Flex>) + Send + Sync + 'static) -> Self {
         self.custom_ops = Arc::new(register);
         self
@@ -186,7 +186,7 @@ impl Settings {
         }
     }
 
-    pub(super) fn handlers<B: Target>(&self) -> CustomOpRegistry<B> {
+    pub(super) fn handlers<B: Target>(&self) -> B::Handlers {
         let mut registry = B::custom_ops();
         let any: &mut dyn Any = &mut registry;
         if let Some(flex) = any.downcast_mut::<CustomOpRegistry<Flex>>() {

@@ -27,7 +27,7 @@ struct Shown {
 
 const NOTHING: Shown = Shown { name: "", run: "", without_plan: &[], errors: &[], masked: str::to_owned, clocked: &[] };
 
-const SHOWN: [Shown; 17] = [
+const SHOWN: [Shown; 18] = [
     Shown {
         name: "trace",
         run: "lora --roofline 312e12,2e12 -o lora.problem.json",
@@ -255,6 +255,18 @@ const SHOWN: [Shown; 17] = [
     },
     Shown { name: "solvers", errors: &["auto", "--json"], ..NOTHING },
     Shown { name: "devices", errors: &["l4"], ..NOTHING },
+    Shown {
+        name: "worker",
+        run: "--help",
+        errors: &[
+            "",
+            "--token-file none",
+            "--token-env NO_TOKEN_HERE",
+            "--token-file tiny.problem.json --token-env NO_TOKEN_HERE",
+            "--token-file tiny.problem.json --devices many",
+        ],
+        ..NOTHING
+    },
     Shown { name: "completions", run: "fish", errors: &["", "cmd"], ..NOTHING },
     Shown { name: "man", run: "devices", errors: &["nonesuch", "run-one"], ..NOTHING },
     // The program itself.

@@ -1,6 +1,8 @@
 //! What several test programs share: training a zoo model with plain Burn and planned, bit for bit.
 #![allow(dead_code)] // each test program uses a part
 
+pub mod accumulate;
+
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 

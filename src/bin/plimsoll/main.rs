@@ -16,6 +16,7 @@ mod pipeline;
 mod plan;
 mod progress;
 mod report;
+mod serve;
 mod shell;
 mod show;
 mod simulate;
@@ -75,6 +76,12 @@ enum Command {
     Solvers,
     /// List the devices that can be planned for without having them
     Devices(devices::Args),
+    /// Serve this machine's devices to other processes and machines
+    ///
+    /// Until it is told to end (Ctrl+C, SIGTERM). Clients prove that they know the token, which does not travel,
+    /// and must be of the same version. Nothing is encrypted: listen on a network that you trust, or
+    /// through a tunnel. The log goes to standard error.
+    Worker(serve::Args),
     /// Print completions for a shell
     Completions(shell::Completions),
     /// Print a manual page
@@ -107,6 +114,7 @@ fn main() -> ExitCode {
         Command::Simulate(args) => simulate::run(&args),
         Command::Solvers => solvers::run(),
         Command::Devices(args) => devices::run(&args),
+        Command::Worker(args) => serve::run(&args),
         Command::Completions(args) => shell::completions(&args),
         Command::Man(args) => shell::man(&args),
         Command::RunOne(args) => worker::run(&args),

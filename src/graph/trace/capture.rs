@@ -70,14 +70,19 @@ pub(super) struct Captured {
 
 /// Record `step` on `model` and `inputs`; returns the record and the closure's outputs, whose
 /// tensors are of no use but whose structure is.
-pub(super) fn capture<M, I, O, F>(model: &M, inputs: &I, step: F) -> Result<(Captured, O::Loss, O::Output)>
+pub(super) fn capture<M, I, O, F>(
+    model: &M,
+    inputs: &I,
+    step: F,
+    spread: bool,
+) -> Result<(Captured, O::Loss, O::Output)>
 where
     M: Module,
     I: Tensors,
     O: StepOutput,
     F: FnOnce(&M, I) -> O,
 {
-    let survey = Survey::of(model, O::TRAINS)?;
+    let survey = Survey::of(model, O::TRAINS, spread)?;
     let device = CaptureSlot::take(&survey.device)?;
     // `valid` gives running statistics buffers of their own: mapping a clone would write into the
     // original's, which clones share.
@@ -130,7 +135,7 @@ struct Survey {
 }
 
 impl Survey {
-    fn of<M: Module>(model: &M, trains: bool) -> Result<Self> {
+    fn of<M: Module>(model: &M, trains: bool, spread: bool) -> Result<Self> {
         let mut visitor = SurveyVisitor::default();
         catch(AssertUnwindSafe(|| model.visit(&mut visitor)), "visiting the module")?;
         if let Some(quantized) = visitor.quantized {
@@ -140,7 +145,7 @@ impl Survey {
                     .into(),
             });
         }
-        let device = model_device(model, trains)?;
+        let device = model_device(model, trains, spread)?;
         if !trains {
             visitor.tensors.iter_mut().for_each(|t| (t.trainable, t.clone_of) = (false, None));
         } else if !visitor.tensors.iter().any(|t| t.trainable) {
@@ -155,12 +160,12 @@ impl Survey {
     }
 }
 
-/// The one device the module lives on; one with autodiff if it is to be trained.
+/// The one device the module lives on, the first of several where it may be `spread`; one with autodiff if it is to be trained.
 ///
 /// # Errors
 /// [`Error::Trace`] when it lives on several, and, if it is to be trained, when it is on none with
 /// autodiff or has gradient checkpointing switched on.
-pub(crate) fn model_device<M: Module>(model: &M, trains: bool) -> Result<Device> {
+pub(crate) fn model_device<M: Module>(model: &M, trains: bool, spread: bool) -> Result<Device> {
     let devices = model.devices();
     let mut usable = devices.iter().filter(|d| !trains || d.is_autodiff());
     let Some(device) = usable.next() else {
@@ -178,6 +183,7 @@ pub(crate) fn model_device<M: Module>(model: &M, trains: bool) -> Result<Device>
     if let Some(other) = devices
         .iter()
         .find(|d| d.as_dispatch() != device.as_dispatch() && (*d).clone().inner() != device.clone().inner())
+        && !spread
     {
         return Err(Error::Trace {
             why: format!("the module lives on two devices, {device:?} and {other:?}"),

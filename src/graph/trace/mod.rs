@@ -10,6 +10,8 @@ use burn::module::Module;
 
 pub use capture::{Kind, ModuleTensor};
 pub(crate) use capture::{model_device, panic_message, quietly};
+#[cfg(feature = "remote")]
+pub(crate) use program::SetIr;
 pub use program::{Ends, Program, ProgramValue};
 pub(crate) use program::{SetStatus, kind_of};
 pub(crate) use tensors::Forward;
@@ -41,6 +43,27 @@ where
     O: StepOutput,
     F: FnOnce(&M, I) -> O,
 {
-    let (captured, loss, outputs) = capture::capture::<M, I, O, F>(model, inputs, step)?;
+    of::<M, I, O, F>(model, inputs, step, false)
+}
+
+/// The same for a module whose tensors may be spread over several devices.
+pub(crate) fn trace_spread<M, I, O, F>(model: &M, inputs: &I, step: F) -> Result<Traced<O>>
+where
+    M: Module,
+    I: Tensors,
+    O: StepOutput,
+    F: FnOnce(&M, I) -> O,
+{
+    of::<M, I, O, F>(model, inputs, step, true)
+}
+
+fn of<M, I, O, F>(model: &M, inputs: &I, step: F, spread: bool) -> Result<Traced<O>>
+where
+    M: Module,
+    I: Tensors,
+    O: StepOutput,
+    F: FnOnce(&M, I) -> O,
+{
+    let (captured, loss, outputs) = capture::capture::<M, I, O, F>(model, inputs, step, spread)?;
     Ok(Traced { program: Program::new(captured)?, loss, outputs })
 }

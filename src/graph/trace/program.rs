@@ -349,6 +349,19 @@ impl<F: Fn(&TensorIr) -> TensorStatus> IrVisitorMut for SetStatus<F> {
     }
 }
 
+/// Sets every tensor's id and status to what a function says, where it says something.
+#[cfg(feature = "remote")]
+pub(crate) struct SetIr<F>(pub F);
+
+#[cfg(feature = "remote")]
+impl<F: Fn(&TensorIr) -> Option<(TensorId, TensorStatus)>> IrVisitorMut for SetIr<F> {
+    fn visit_tensor_mut(&mut self, tensor: &mut TensorIr) {
+        if let Some((id, status)) = (self.0)(tensor) {
+            (tensor.id, tensor.status) = (id, status);
+        }
+    }
+}
+
 struct Localize<'a> {
     names: &'a mut Vec<TensorId>,
 }
