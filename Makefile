@@ -5,7 +5,7 @@ export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/plimsoll/targe
 FEATURES := cli,zoo,fuzzing,highs
 CARGO_FLAGS := --release --features $(FEATURES)
 
-.PHONY: setup demo test lint doc unit bench gpu experiments
+.PHONY: setup demo test lint doc unit bench gpu remote experiments
 
 # Rust itself is pinned by `rust-version` in Cargo.toml. HiGHS (feature `highs`, on by default) is compiled from source:
 # that takes a C++ compiler, cmake and, for its bindings, libclang. Chromium opens the pages of `plimsoll report` in a test.
@@ -48,6 +48,12 @@ gpu: setup
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1 && ! ls /usr/share/vulkan/icd.d/*.json >/dev/null 2>&1; then \
 		apt-get update -qq && apt-get install -y -qq --no-install-recommends mesa-vulkan-drivers; fi
 	cargo test $(CARGO_FLAGS),wgpu --test gpu -- --nocapture
+
+# The same steps on workers. Compiles Burn's remote backend first: some two hundred more packages, because Burn takes
+# no remote devices without iroh.
+remote: setup
+	cargo clippy $(CARGO_FLAGS),remote --all-targets -- -D warnings
+	cargo test $(CARGO_FLAGS),remote --test remote
 
 bench: setup
 	cargo bench --features $(FEATURES)

@@ -94,18 +94,23 @@ fn a_worker_trains_the_same_bits_within_the_budget() {
     assert!(connected.description().starts_with("flex"), "{}", connected.description());
     // One that draws masks, one with running statistics.
     for (name, model, tight) in [("gpt", small("gpt").set("dropout", 0.1), 60.0), ("buffers", small("buffers"), 75.0)] {
-        let (want, ..) = train(name, &model, &Device::flex().autodiff(), Budget::Unlimited);
+        let (want, here, _) = train(name, &model, &Device::flex().autodiff(), Budget::Unlimited);
+        let here: Vec<Duration> = here.iter().map(|m| m.report.ran).collect();
         for budget in [Budget::Unlimited, Budget::percent(tight)] {
             let (got, measured, plan) = train(name, &model, &device(&connected, 0), budget);
             assert_eq!(want, got, "{name} at {budget}");
             let repeated = plan.predicted.overhead > 0.0;
             assert_eq!(repeated, budget != Budget::Unlimited, "{name} at {budget}");
-            for m in &measured {
+            for (step, m) in measured.iter().enumerate() {
                 let (peak, planned) = (m.report.measured_peak.unwrap(), m.report.planned_peak);
-                println!("{name} {budget}: {planned} planned, {peak} measured, {:?}", m.report.ran);
-                // Messages under way are in the worker's heap too.
-                let slack = common::SLACK + (1 << 20);
-                assert!(peak.get() <= planned.get() + slack, "{name} at {budget}: {peak} measured, {planned} planned");
+                println!(
+                    "{name} {budget}: {planned} planned, {peak} measured, {:?} ({:?} here)",
+                    m.report.ran, here[step]
+                );
+                // The tile that the kernels keep for the session's thread.
+                let kept = if step == 0 { 4 << 20 } else { 0 };
+                let most = planned.get() + common::SLACK + kept;
+                assert!(peak.get() <= most, "{name} at {budget}: {peak} measured, {planned} planned");
                 // And it is the worker's heap that was measured, with all of the model in it.
                 assert!(peak.get() * 2 > planned.get(), "{name} at {budget}: {peak} measured, {planned} planned");
             }
@@ -188,7 +193,7 @@ fn two_workers_compute_at_once_and_tensors_go_between_them() {
 
 #[test]
 fn who_is_not_let_in_is_told_why() {
-    let worker = Running::start(1);
+    let mut worker = Running::start(1);
     let reach = |address: &str, token: &str| why(LONG, || connect(address, token, Duration::from_secs(1)));
     assert!(reach(&worker.address, "another token, long enough").contains("another token"));
     assert!(reach(&worker.address, "short").contains("too short"));
@@ -235,8 +240,13 @@ fn who_is_not_let_in_is_told_why() {
     let mut said = Vec::new();
     let _ = stream.read_to_end(&mut said);
     assert!(said.is_empty(), "{said:?}");
-    // It goes on serving.
-    worker.connect().check().unwrap();
+    // It goes on serving, until it is told to end; a client that is connected learns of it.
+    let connected = worker.connect();
+    connected.check().unwrap();
+    worker.signal("TERM");
+    assert_eq!(worker.process.wait().unwrap().code(), Some(0));
+    let x = Tensor::<1>::from_data([1.0], &connected.devices()[0]);
+    assert!(why(LONG, || copy(x, &Device::flex())).contains("was it stopped?"));
 }
 
 /// A step in the middle of which something happens to the worker: the error, then what is left of the model.

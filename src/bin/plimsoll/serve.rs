@@ -51,11 +51,13 @@ impl Token {
 /// Serve until told to end.
 #[cfg(feature = "remote")]
 pub fn run(args: &Args) -> Result<(), Failure> {
+    use std::io::{IsTerminal as _, stderr};
+
     use tracing_subscriber::filter::LevelFilter;
 
-    // Burn's server would log to standard output.
-    let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(LevelFilter::WARN);
-    let _ = log.try_init();
+    // Burn's server would log to standard output, and everything.
+    let log = tracing_subscriber::fmt().with_writer(stderr).with_ansi(stderr().is_terminal());
+    let _ = log.with_max_level(LevelFilter::WARN).try_init();
     let server = plimsoll::remote::Server::bind(&args.listen, &args.token.read()?, args.devices)?;
     let address = server.address()?;
     let devices = if args.devices == 1 { "device" } else { "devices" };
