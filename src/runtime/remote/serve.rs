@@ -63,6 +63,9 @@ impl Server {
         let address = self.address()?.to_string();
         let error = |why: String| failed(&address, &why);
         let inner = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(|e| error(e.to_string()))?;
+        // What is accepted inherits it. Without it each answer of two parts waits 40 ms for the first to be
+        // acknowledged.
+        socket2::SockRef::from(&inner).set_tcp_nodelay(true).map_err(|e| error(e.to_string()))?;
         let credential = number().map_err(error)?.to_hex().to_string();
         let about = About {
             devices: self.devices,
