@@ -4,6 +4,12 @@
 //! ```text
 //! cargo run --release --features cli --example pipeline_gpt -- --devices 2 --compare
 //! ```
+//!
+//! Over several machines (feature `remote`): `plimsoll worker --listen 0.0.0.0:4000 --token-file token` on each, and on one
+//!
+//! ```text
+//! cargo run --release --features cli,remote --example pipeline_gpt -- --worker a:4000 --worker b:4000 --token-file token
+//! ```
 
 mod text;
 
@@ -29,6 +35,12 @@ struct Options {
     /// Stages in this process, each on its share of the cores.
     #[arg(long, default_value_t = 2)]
     devices: usize,
+    /// Workers to use instead, host:port; give it for each. All their devices are stages, in this order.
+    #[arg(long, value_name = "ADDRESS")]
+    worker: Vec<String>,
+    /// A file with the workers' token.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
     /// What each device may take: bytes, a size (`300MiB`), `unlimited`, or a share of what one device needs for a
     /// microbatch.
     #[arg(long, default_value = "unlimited")]
@@ -132,7 +144,11 @@ fn train(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         tied: false,
     };
     config.validate()?;
-    let staged = in_stages(options, &config, &corpus)?;
+    let devices = devices(options)?;
+    if devices.is_empty() {
+        return Err("--devices must be at least 1".into());
+    }
+    let staged = in_stages(options, devices, &config, &corpus)?;
     if options.compare {
         let one = on_one_device(options, &config, &corpus);
         let same = |same: bool| if same { "identical" } else { "DIFFERENT" };
@@ -149,26 +165,53 @@ fn train(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-fn in_stages(options: &Options, config: &GptConfig, corpus: &Corpus) -> plimsoll::Result<Run> {
-    let device = Device::flex().autodiff();
+/// Shares of this machine's cores, or the devices of the workers.
+fn devices(options: &Options) -> Result<Vec<Device>, Box<dyn std::error::Error>> {
+    if options.worker.is_empty() {
+        return Ok(vec![Device::flex(); options.devices]);
+    }
+    let path = options.token_file.as_ref().ok_or("--worker needs --token-file")?;
+    let token = std::fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+    connected(&options.worker, &token)
+}
+
+#[cfg(feature = "remote")]
+fn connected(workers: &[String], token: &str) -> Result<Vec<Device>, Box<dyn std::error::Error>> {
+    let mut devices = Vec::new();
+    for address in workers {
+        let worker = plimsoll::remote::connect(address, token, Duration::from_secs(10))?;
+        println!("{address}: {}", worker.description());
+        devices.extend(worker.devices());
+    }
+    Ok(devices)
+}
+
+#[cfg(not(feature = "remote"))]
+fn connected(workers: &[String], _token: &str) -> Result<Vec<Device>, Box<dyn std::error::Error>> {
+    Err(format!("{} workers cannot be used: this build lacks the feature `remote`", workers.len()).into())
+}
+
+fn in_stages(options: &Options, devices: Vec<Device>, config: &GptConfig, corpus: &Corpus) -> plimsoll::Result<Run> {
+    let device = devices[0].clone().autodiff();
+    let mut most: Vec<Option<Bytes>> = vec![None; devices.len()];
     let mut settings = PipelineSettings::new(options.microbatches);
     if options.schedule != "best" {
         settings = settings.schedule(&options.schedule);
     }
-    let devices = vec![Device::flex(); options.devices];
-    let mut model = Rematerialize::pipeline(config.seeded(&device, options.seed), devices, options.budget, settings)?;
+    let model = Rematerialize::pipeline(config.seeded(&device, options.seed), devices, options.budget, settings)?;
+    let loss = |gpt: &Gpt, (tokens, targets)| gpt.loss(tokens, targets);
+    let batch = |number| corpus.batch([options.batch, options.sequence], options.seed, number, &device);
+    let mut model = model.placed(batch(0), loss)?;
     let mut optim = AdamWConfig::new().init();
     let mut run = Run::default();
-    let mut most: Vec<Option<Bytes>> = vec![None; options.devices];
     for number in 0..options.steps {
-        let batch = corpus.batch([options.batch, options.sequence], options.seed, number, &device);
-        let step = model.step(batch, |gpt: &Gpt, (tokens, targets)| gpt.loss(tokens, targets))?;
-        let loss = step.loss.into_scalar::<f32>();
-        println!("step {number}: loss {loss:.4}, {:.1} ms", step.report.ran.as_secs_f64() * 1e3);
+        let step = model.step(batch(number), loss)?;
+        let value = step.loss.into_scalar::<f32>();
+        println!("step {number}: loss {value:.4}, {:.1} ms", step.report.ran.as_secs_f64() * 1e3);
         for (most, device) in most.iter_mut().zip(step.pipeline.iter().flat_map(|report| &report.devices)) {
             *most = (*most).max(device.measured_peak);
         }
-        run.record(loss, model.module(), &step.grads, step.report.ran);
+        run.record(value, model.module(), &step.grads, step.report.ran);
         model = optim.step(options.lr, model, step.grads);
     }
     if let Some(plan) = model.latest_pipeline() {

@@ -273,7 +273,8 @@ fn what_cannot_be_run_in_stages_is_refused() {
     assert!(setting(statistics.err().unwrap()).contains("take a schedule without replicas"));
 }
 
-/// A step in which an op panics, or hangs, on one device fails soon on all; the model is as it was, and goes on.
+/// A step in which an op panics, or hangs, on one device fails soon on all; the model is as it was, and goes on. A device that
+/// is slow is told.
 #[test]
 fn a_stage_that_fails_fails_the_step_and_nothing_else() {
     struct Faulty;
@@ -295,7 +296,11 @@ fn a_stage_that_fails_fails_the_step_and_nothing_else() {
                     let left = LEFT.fetch_update(Relaxed, Relaxed, |left| Some(left.saturating_sub(1))).unwrap();
                     match (left, HOW.load(Relaxed)) {
                         (0, 1) => panic!("a transform that fails"),
-                        (0, _) => std::thread::sleep(Duration::from_secs(8)),
+                        (0, 2) => std::thread::sleep(Duration::from_secs(8)),
+                        // Slow on the second device alone.
+                        (_, 3) if std::thread::current().name().is_some_and(|name| name.starts_with("plimsoll d1")) => {
+                            std::thread::sleep(Duration::from_millis(200));
+                        }
                         _ => {}
                     }
                     // Otherwise as Burn does it.
@@ -317,6 +322,8 @@ fn a_stage_that_fails_fails_the_step_and_nothing_else() {
             let pipe = Rematerialize::pipeline(model, vec![Device::flex(); 2], Budget::Unlimited, own).unwrap();
             let step = || pipe.step(batch(0, &device), |m: &M, inputs| m.batch_loss(inputs));
             let (want, before) = (step().unwrap(), state_of(&pipe));
+            HOW.store(3, Relaxed);
+            assert_eq!(step().unwrap().pipeline.unwrap().bottleneck(), 1);
             let want = (want.loss.into_data(), gradients_of(&pipe, &want.grads));
             for (how, says, when) in
                 [(1, "a transform that fails", &[0, 1, 2, 3, 5, 7][..]), (2, "within 3 s", &[1, 4])]
