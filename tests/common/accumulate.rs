@@ -1,6 +1,6 @@
 //! One device that takes one microbatch after the other, with plain Burn: what pipelines are compared with.
 
-use burn::module::{Module, ModuleVisitor, Param};
+use burn::module::{ModuleVisitor, Param};
 use burn::optim::{AdamWConfig, GradientsAccumulator, GradientsParams};
 use burn::tensor::{Bool, Device, Int, Tensor};
 use plimsoll::zoo::{self, ZooModel, ZooVisitor};
