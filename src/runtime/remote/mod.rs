@@ -38,8 +38,9 @@
 //! The worker measures what each op costs, how its results lie and what it takes beside them, as this process would
 //! of its own devices; other work on the worker at that time shows in it. Times do not count sending
 //! operations, which goes on beside computing. The measured peak of a step is that of the worker's whole heap:
-//! what its other sessions allocate at that time counts too, and so do messages, a few hundred kilobytes. Inputs
-//! stay in memory for the whole step. Nothing is moved to this process's memory (`Settings::host_memory`).
+//! what its other sessions allocate at that time counts too, and so do messages, a few hundred kilobytes, and in a
+//! session's first step the tiles that kernels keep for its thread, about two megabytes. Inputs stay in memory for the
+//! whole step. Nothing is moved to this process's memory (`Settings::host_memory`).
 
 mod backend;
 mod copy;

@@ -1,6 +1,6 @@
 //! What travels between a client and a worker beside Burn's sessions, and how streams are joined.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 
 use burn_ir::OperationIr;
@@ -86,8 +86,19 @@ pub fn join(one: &TcpStream, other: &TcpStream) {
 }
 
 fn forward(mut from: &TcpStream, mut to: &TcpStream) {
+    // Large, so that many small messages go on as one while the receiver is busy.
+    let mut bytes = vec![0; 256 << 10];
+    loop {
+        let read = match from.read(&mut bytes) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            read => read,
+        };
+        match read {
+            Ok(count) if count > 0 && to.write_all(&bytes[..count]).is_ok() => {}
+            _ => break,
+        }
+    }
     // However it ended, the receiver learns of it, and what the sender says after that goes nowhere.
-    let _ = std::io::copy(&mut from, &mut to);
     let _ = to.shutdown(Shutdown::Write);
     let _ = from.shutdown(Shutdown::Read);
 }
