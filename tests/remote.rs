@@ -1,6 +1,8 @@
 //! Devices of other processes: workers on this machine, started by the tests.
 
 mod common;
+#[path = "remote/stages.rs"]
+mod stages;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
