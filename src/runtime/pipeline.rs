@@ -92,6 +92,8 @@ pub struct Made<B: Target> {
 /// apart where all devices share one heap.
 pub struct Workers {
     pools: Vec<(rayon::ThreadPool, Option<usize>)>,
+    /// One step at a time: two would wait for each other's threads.
+    at_work: Mutex<()>,
 }
 
 impl Workers {
@@ -100,7 +102,7 @@ impl Workers {
     /// # Errors
     /// [`Error::Execution`] where the system has no more threads.
     pub fn new<B: Target>(devices: usize, threads: usize) -> Result<Self> {
-        let mut workers = Self { pools: Vec::with_capacity(devices) };
+        let mut workers = Self { pools: Vec::with_capacity(devices), at_work: Mutex::new(()) };
         for d in 0..devices {
             let account = alloc::take_account();
             let pool = rayon::ThreadPoolBuilder::new()
@@ -136,6 +138,7 @@ impl Workers {
         batch: &Batch<'_, B>,
         patience: Duration,
     ) -> Result<Vec<Made<B>>> {
+        let _alone = self.at_work.lock().unwrap_or_else(PoisonError::into_inner);
         let wires = Wires::<B>::new(schedule.queue() as usize, patience);
         let start = Instant::now();
         let accounts: Vec<Option<usize>> = self.pools.iter().map(|(_, account)| *account).collect();

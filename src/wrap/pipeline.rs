@@ -64,7 +64,7 @@ impl PipelineSettings {
             method: Method::Joint,
             topology: None,
             time_limit: Duration::from_secs(20),
-            patience: Duration::from_secs(60),
+            patience: Duration::from_secs(600),
             threads: None,
             settings: Settings::new(Budget::Unlimited),
         }
@@ -113,7 +113,8 @@ impl PipelineSettings {
         self
     }
 
-    /// How long a device waits for another before the step fails. Default: 60 seconds.
+    /// How long a device waits for another before the step fails: longer than any stage takes for a microbatch. A device
+    /// that is gone is told at once, whatever this is. Default: ten minutes.
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
