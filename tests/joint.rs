@@ -7,7 +7,7 @@ use std::time::Duration;
 use plimsoll::cost::{Costs, Device, Problem};
 use plimsoll::entity::{EntityMap, ValueId};
 use plimsoll::graph::{GraphBuilder, NewValue, Op, Phase, Replay, Role};
-use plimsoll::joint::{Method, Options, PipelinePlan, methods, plan_pipeline};
+use plimsoll::joint::{Method, Options, PipelinePlan, methods, plan_best, plan_pipeline};
 use plimsoll::pipeline::{self, ChunkCost, DeviceCost, Topology, Workload};
 use plimsoll::{Bytes, Error, Nanos};
 
@@ -282,6 +282,40 @@ fn joint_planning_never_loses_to_a_baseline() {
             }
         }
     }
+}
+
+/// Of several ways to split a batch the one with the shortest step, and none that does not fit.
+#[test]
+fn the_best_split_is_taken() {
+    let blocks = |scale: u64| -> Vec<Block> {
+        (0..6).map(|_| Block { forward: 20 * scale, backward: 40 * scale, input: 30 * scale }).collect()
+    };
+    // A batch in 2, 4 and 8: small microbatches are a little slower for their size.
+    let problems = [chain(&blocks(40)), chain(&blocks(21)), chain(&blocks(11))];
+    let splits: Vec<(&Problem, usize)> = problems.iter().zip([2, 4, 8]).collect();
+    let own = Options { node_limit: Some(200), ..options(Method::Joint) };
+    let each = |memory| -> Vec<Option<Nanos>> {
+        let topology = Topology::equal(2, Bytes(memory));
+        let plan = |&(problem, microbatches): &(&Problem, usize)| {
+            plan_pipeline(problem, &topology, &Options { microbatches, ..own.clone() }).ok().map(|plan| plan.makespan)
+        };
+        splits.iter().map(plan).collect()
+    };
+    let mut taken = Vec::new();
+    for memory in [1 << 30, 7500, 4000] {
+        let best = plan_best(&splits, &Topology::equal(2, Bytes(memory)), &own);
+        let least = each(memory).into_iter().enumerate().filter_map(|(i, time)| Some((time?, i))).min();
+        match (best, least) {
+            (Ok((index, plan)), Some((time, _))) => {
+                assert_eq!(plan.makespan, time);
+                taken.push(index);
+            }
+            (Err(Error::Infeasible { .. }), None) => taken.push(usize::MAX),
+            (best, least) => panic!("{memory}: {best:?} {least:?}"),
+        }
+    }
+    println!("{taken:?}");
+    assert!(plan_best(&[], &Topology::equal(2, Bytes(1)), &own).is_err());
 }
 
 #[test]

@@ -22,7 +22,7 @@ mod search;
 mod stage;
 
 pub use cuts::Cut;
-pub use search::{Method, methods, plan_pipeline};
+pub use search::{Method, methods, plan_best, plan_pipeline};
 
 use std::time::Duration;
 

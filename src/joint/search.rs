@@ -128,6 +128,33 @@ pub fn plan_pipeline(problem: &Problem, topology: &Topology, options: &Options) 
     Ok(plan)
 }
 
+/// The best pipeline for a batch that can be split in several ways: each problem is that of one microbatch where a step
+/// takes so many of them. Each gets an equal part of the time limit. Says which it is.
+///
+/// # Errors
+/// Those of [`plan_pipeline`]; [`Error::Infeasible`] where nothing was found for any.
+pub fn plan_best(
+    splits: &[(&Problem, usize)],
+    topology: &Topology,
+    options: &Options,
+) -> Result<(usize, PipelinePlan)> {
+    let time_limit = options.time_limit / u32::try_from(splits.len().max(1)).unwrap_or(u32::MAX);
+    let mut best: Option<(usize, PipelinePlan)> = None;
+    let mut nothing = None;
+    for (index, &(problem, microbatches)) in splits.iter().enumerate() {
+        match plan_pipeline(problem, topology, &Options { microbatches, time_limit, ..options.clone() }) {
+            Ok(plan) if best.as_ref().is_none_or(|(_, known)| plan.makespan < known.makespan) => {
+                best = Some((index, plan));
+            }
+            Ok(_) => {}
+            Err(error @ Error::Infeasible { .. }) => nothing = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    let none = || Error::InvalidSetting { name: "splits".into(), why: "there must be at least one".into() };
+    best.ok_or_else(|| nothing.unwrap_or_else(none))
+}
+
 /// The schedules to try.
 fn schedules(devices: usize, segments: usize, options: &Options) -> Result<Vec<Schedule>> {
     let shape = Shape { stages: devices, microbatches: options.microbatches, chunks: options.chunks };

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use plimsoll::joint::{self, Method, Options, PipelinePlan, plan_pipeline};
+use plimsoll::cost::Problem;
+use plimsoll::joint::{self, Method, Options, PipelinePlan, plan_best};
 use plimsoll::pipeline::Topology;
 use plimsoll::{Budget, Bytes, Error, Nanos, Result};
 use serde::Serialize;
@@ -18,8 +19,9 @@ use crate::simulate::{grid, picture};
     after_help = "Example: plimsoll pipeline gpt.problem.json --devices 4 --memory 24GiB --microbatches 16 --schedule 1f1b"
 )]
 pub struct Args {
-    /// Problem file of one microbatch; `-` reads standard input
-    problem: PathBuf,
+    /// Problem file of one microbatch; `-` reads standard input. Several for a batch that can be split in several ways
+    #[arg(required = true, value_name = "PROBLEM")]
+    problems: Vec<PathBuf>,
     /// Topology file: machines, their devices, what connects them
     #[arg(long, value_name = "FILE", required_unless_present = "devices", conflicts_with_all = ["devices", "memory"])]
     topology: Option<PathBuf>,
@@ -29,9 +31,9 @@ pub struct Args {
     /// Bytes of each of them
     #[arg(long, value_name = "BYTES", requires = "devices")]
     memory: Option<String>,
-    /// Microbatches in a step
-    #[arg(long, short, default_value_t = 8)]
-    microbatches: usize,
+    /// Microbatches in a step, for each problem: `8`, or `4,8,16` for three, of which the best is taken
+    #[arg(long, short, value_delimiter = ',', default_value = "8")]
+    microbatches: Vec<usize>,
     /// Schedule (`plimsoll simulate --list`); the best of several if not given
     #[arg(long)]
     schedule: Option<String>,
@@ -109,15 +111,16 @@ struct Device {
 pub fn run(args: &Args) -> Result<(), Failure> {
     let topology = topology(args)?;
     let options = options(args)?;
-    let problem = input::problem(&args.problem)?;
+    let problems = args.problems.iter().map(|path| input::problem(path)).collect::<Result<Vec<_>>>()?;
+    let splits = splits(args, &problems)?;
     if args.compare {
         let mut rows = vec![
             ["method", "schedule", "step", "to the best", "recomputed", "largest peak"].map(str::to_owned).to_vec(),
         ];
         let mut plans = Vec::new();
         for method in joint::methods() {
-            match plan_pipeline(&problem, &topology, &Options { method, ..options.clone() }) {
-                Ok(plan) => plans.push((method, Some(plan))),
+            match plan_best(&splits, &topology, &Options { method, ..options.clone() }) {
+                Ok((_, plan)) => plans.push((method, Some(plan))),
                 Err(Error::Infeasible { .. }) => plans.push((method, None)),
                 Err(error) => return Err(error.into()),
             }
@@ -149,13 +152,14 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         return Ok(output::print(&output::table(&rows, &[2, 3, 4, 5]))?);
     }
     let start = Instant::now();
-    match plan_pipeline(&problem, &topology, &options) {
-        Ok(plan) => {
+    match plan_best(&splits, &topology, &options) {
+        Ok((index, plan)) => {
             if let Some(path) = &args.save_schedule {
                 plan.run.placed(&plan.schedule).save(path)?;
             }
             if let Some(path) = &args.report {
                 let memory: Vec<Option<Bytes>> = topology.devices().iter().map(|place| Some(place.memory)).collect();
+                let problem = splits[index].0;
                 let name = if problem.name.is_empty() { "pipeline" } else { &problem.name };
                 picture::write(path, name, &plan.schedule, &plan.run, &memory)?;
             }
@@ -172,6 +176,16 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Each problem with its number of microbatches.
+fn splits<'a>(args: &Args, problems: &'a [Problem]) -> Result<Vec<(&'a Problem, usize)>> {
+    let (given, numbers) = (problems.len(), args.microbatches.len());
+    if given != numbers {
+        let why = format!("{given} problems are given, and {numbers} numbers: each problem needs its own");
+        return Err(Error::InvalidSetting { name: "--microbatches".into(), why });
+    }
+    Ok(problems.iter().zip(args.microbatches.iter().copied()).collect())
 }
 
 fn topology(args: &Args) -> Result<Topology> {
@@ -193,9 +207,8 @@ fn options(args: &Args) -> Result<Options> {
         why: format!("{} is not a number of seconds, zero or more", args.time_limit),
     })?;
     let method: Method = args.method.parse()?;
-    let (microbatches, schedule, chunks, replicas) =
-        (args.microbatches, args.schedule.clone(), args.chunks, args.replicas);
-    Ok(Options { microbatches, schedule, chunks, method, replicas, time_limit, ..Options::default() })
+    let (schedule, chunks, replicas) = (args.schedule.clone(), args.chunks, args.replicas);
+    Ok(Options { schedule, chunks, method, replicas, time_limit, ..Options::default() })
 }
 
 fn bubble(plan: &PipelinePlan) -> f64 {
