@@ -139,42 +139,37 @@ impl Workers {
         patience: Duration,
     ) -> Result<Vec<Made<B>>> {
         let _alone = self.at_work.lock().unwrap_or_else(PoisonError::into_inner);
-        let wires = Wires::<B>::new(schedule.queue() as usize, patience);
-        let start = Instant::now();
-        let accounts: Vec<Option<usize>> = self.pools.iter().map(|(_, account)| *account).collect();
-        accounts.iter().flatten().for_each(|&account| alloc::open_account(account));
+        let step = Step {
+            schedule,
+            chunks,
+            devices,
+            batch,
+            wires: Wires::new(schedule.queue() as usize, patience),
+            accounts: self.pools.iter().map(|(_, account)| *account).collect(),
+            start: Instant::now(),
+        };
+        step.accounts.iter().flatten().for_each(|&account| alloc::open_account(account));
         let made = std::thread::scope(|scope| {
             let mut threads = Vec::with_capacity(devices.len());
             for (d, (pool, _)) in self.pools.iter().take(schedule.devices().len()).enumerate() {
-                let (wires, accounts) = (&wires, &accounts);
-                let begun = std::thread::Builder::new().name(format!("plimsoll d{d}")).spawn_scoped(scope, move || {
-                    let worker = Worker::new(d, devices, schedule, chunks, batch, wires, accounts, start);
-                    pool.install(|| worker.run())
-                });
-                if begun.is_err() {
-                    wires.stop();
-                }
-                threads.push(
-                    begun.map_err(|error| Error::Execution {
-                        at: format!("the thread of d{d}"),
-                        why: error.to_string(),
-                    }),
-                );
+                let step = &step;
+                let begun = std::thread::Builder::new()
+                    .name(format!("plimsoll d{d}"))
+                    .spawn_scoped(scope, move || pool.install(|| Worker::new(d, step).run()));
+                threads.push(begun.map_err(|error| step.fail(format!("the thread of d{d}"), error.to_string())).ok());
             }
-            let made = threads.into_iter().enumerate().map(|(d, thread)| match thread?.join() {
-                Ok(made) => made,
-                Err(panic) => {
-                    wires.stop();
-                    let why = panic_message(&*panic);
-                    Err(Error::Execution { at: format!("the worker of d{d}"), why })
-                }
+            let made = threads.into_iter().enumerate().map(|(d, thread)| {
+                let joined = thread?.join();
+                joined.unwrap_or_else(|panic| {
+                    step.fail(format!("the worker of d{d}"), panic_message(&*panic));
+                    None
+                })
             });
-            made.collect::<Vec<Result<Made<B>>>>()
+            made.collect::<Vec<Option<Made<B>>>>()
         });
-        // A worker that only stopped because another failed does not say why.
-        match wires.failure() {
+        match step.wires.failure() {
             Some(error) => Err(error),
-            None => made.into_iter().collect(),
+            None => Ok(made.into_iter().flatten().collect()),
         }
     }
 }
@@ -249,7 +244,9 @@ impl<B: Target> Wires<B> {
         what: &str,
         ready: impl Fn(&VecDeque<Message<B>>) -> bool,
     ) -> std::result::Result<MutexGuard<'_, Traffic<B>>, Halt> {
-        let until = Instant::now() + self.patience;
+        // A limit too far away to be an instant is a year.
+        let year = Duration::from_secs(365 * 86400);
+        let until = Instant::now() + self.patience.min(year);
         let mut traffic = self.lock();
         loop {
             if traffic.stopped {
@@ -291,19 +288,30 @@ impl<B: Target> Wires<B> {
     }
 }
 
+/// What the workers of a step share.
+struct Step<'a, B: Target> {
+    schedule: &'a Schedule,
+    chunks: &'a [ChunkProgram],
+    devices: &'a [B::Device],
+    batch: &'a Batch<'a, B>,
+    wires: Wires<B>,
+    accounts: Vec<Option<usize>>,
+    start: Instant,
+}
+
+impl<B: Target> Step<'_, B> {
+    fn fail(&self, at: String, why: String) {
+        self.wires.fail(Error::Execution { at, why });
+    }
+}
+
 /// A microbatch at a chunk; whether it is about gradients.
 type Border = (Microbatch, Chunk, bool);
 
 struct Worker<'a, B: Target> {
+    step: &'a Step<'a, B>,
     here: Device,
     device: B::Device,
-    devices: &'a [B::Device],
-    schedule: &'a Schedule,
-    chunks: &'a [ChunkProgram],
-    batch: &'a Batch<'a, B>,
-    wires: &'a Wires<B>,
-    accounts: &'a [Option<usize>],
-    start: Instant,
     frames: BTreeMap<(Microbatch, Chunk), Frame<B>>,
     /// What was received, or made here for another chunk here, by the chunk that made it.
     arrived: BTreeMap<Border, Message<B>>,
@@ -318,18 +326,8 @@ struct Worker<'a, B: Target> {
 }
 
 impl<'a, B: Target> Worker<'a, B> {
-    #[allow(clippy::too_many_arguments)]
-    fn new(
-        d: usize,
-        devices: &'a [B::Device],
-        schedule: &'a Schedule,
-        chunks: &'a [ChunkProgram],
-        batch: &'a Batch<'a, B>,
-        wires: &'a Wires<B>,
-        accounts: &'a [Option<usize>],
-        start: Instant,
-    ) -> Self {
-        let device = devices[d].clone();
+    fn new(d: usize, step: &'a Step<'a, B>) -> Self {
+        let device = step.devices[d].clone();
         let pools = B::usage(&device).map(|usage| (usage.in_use, usage.in_use));
         // One heap's watch cannot tell its devices apart: that is what accounts are for.
         let watched = if B::ON_ACCOUNTS || pools.is_some() { None } else { B::watch(&device) };
@@ -337,19 +335,13 @@ impl<'a, B: Target> Worker<'a, B> {
             gradients: BTreeMap::new(),
             results: BTreeMap::new(),
             state: BTreeMap::new(),
-            did: Vec::with_capacity(schedule.devices()[d].len()),
+            did: Vec::with_capacity(step.schedule.devices()[d].len()),
             peak: None,
         };
         Self {
+            step,
             here: Device(d as u32),
             device,
-            devices,
-            schedule,
-            chunks,
-            batch,
-            wires,
-            accounts,
-            start,
             frames: BTreeMap::new(),
             arrived: BTreeMap::new(),
             leaving: BTreeMap::new(),
@@ -360,54 +352,53 @@ impl<'a, B: Target> Worker<'a, B> {
         }
     }
 
-    fn run(mut self) -> Result<Made<B>> {
+    /// What it made; nothing where it, or another, failed: then the wires have the error.
+    fn run(mut self) -> Option<Made<B>> {
         let mut doing = "parameters".to_owned();
         let worked = quietly(|| self.work(&mut doing)).unwrap_or_else(|panic| Err(failed(panic_message(&*panic))));
         match worked {
             Ok(()) => {
-                let own = self.accounts[self.here.index()].filter(|_| B::ON_ACCOUNTS && alloc::installed());
+                let own = self.step.accounts[self.here.index()].filter(|_| B::ON_ACCOUNTS && alloc::installed());
                 let pools = self.pools.map(|(before, most)| most.saturating_sub(before));
                 let watched = self.watched.and_then(|before| Some(B::watched(&self.device)?.saturating_sub(before)));
                 self.made.peak = own.map(alloc::account_peak).or(pools).or(watched);
-                Ok(self.made)
+                Some(self.made)
             }
-            Err(Halt::Stopped) => {
-                Err(Error::Execution { at: format!("{}, {doing}", self.here), why: "another device failed".into() })
-            }
+            Err(Halt::Stopped) => None,
             Err(Halt::Failed(error)) => {
                 let place = format!("{}, {doing}", self.here);
-                let error = B::lost(&self.device).unwrap_or(error);
-                self.wires.fail(match error {
+                self.step.wires.fail(match B::lost(&self.device).unwrap_or(error) {
                     Error::Execution { at, why } if at.is_empty() => Error::Execution { at: place, why },
                     Error::Execution { at, why } => Error::Execution { at: format!("{place}, {at}"), why },
                     other => other,
                 });
-                Err(Error::Execution { at: String::new(), why: String::new() })
+                None
             }
         }
     }
 
     fn work(&mut self, doing: &mut String) -> std::result::Result<(), Halt> {
-        let own = (0..self.chunks.len()).filter(|&c| self.schedule.holders(Chunk(c as u32)).contains(&self.here));
-        for v in own.flat_map(|c| &self.chunks[c].resident) {
-            let Some(handle) = self.batch.resident.get(v) else { continue };
+        let own =
+            (0..self.step.chunks.len()).filter(|&c| self.step.schedule.holders(Chunk(c as u32)).contains(&self.here));
+        for v in own.flat_map(|c| &self.step.chunks[c].resident) {
+            let Some(handle) = self.step.batch.resident.get(v) else { continue };
             let handle = match B::device_of(handle) == self.device {
                 true => handle.clone(),
                 false => B::transfer(handle, &self.device).map_err(failed)?,
             };
             self.resident.insert(*v, handle);
         }
-        let schedule = self.schedule;
+        let schedule = self.step.schedule;
         for &action in &schedule.devices()[self.here.index()] {
             *doing = action.to_string();
-            let start = self.start.elapsed();
+            let start = self.step.start.elapsed();
             self.act(action)?;
             if action.peer().is_none() {
                 // What is done elsewhere is waited for, so that times are those of the work.
                 B::finish(&self.device).map_err(failed)?;
             }
             let nanos = |time: Duration| Nanos(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
-            self.made.did.push(Did { action, start: nanos(start), end: nanos(self.start.elapsed()) });
+            self.made.did.push(Did { action, start: nanos(start), end: nanos(self.step.start.elapsed()) });
         }
         "its end".clone_into(doing);
         B::finish(&self.device).map_err(failed)
@@ -431,22 +422,22 @@ impl<'a, B: Target> Worker<'a, B> {
     }
 
     fn forward(&mut self, m: Microbatch, c: Chunk) -> std::result::Result<(), Halt> {
-        let chunk = &self.chunks[c.index()];
+        let chunk = &self.step.chunks[c.index()];
         let mut bindings: Vec<Binding<B>> =
             chunk.resident.iter().filter_map(|v| Some((*v, self.resident.get(v)?.clone()))).collect();
-        for (v, handle) in &self.batch.microbatches[m.index()] {
+        for (v, handle) in &self.step.batch.microbatches[m.index()] {
             if chunk.inputs.contains(v) {
                 bindings.push((*v, B::transfer(handle, &self.device).map_err(failed)?));
             }
         }
-        let frame = chunk.executable.begin(&self.device, (self.batch.handlers)(), bindings);
+        let frame = chunk.executable.begin(&self.device, (self.step.batch.handlers)(), bindings);
         self.frames.insert((m, c), frame);
         self.go_on(m, c, Some(Marker::Turn))
     }
 
     /// Run a frame up to a marker, or to its end.
     fn go_on(&mut self, m: Microbatch, c: Chunk, until: Option<Marker>) -> std::result::Result<(), Halt> {
-        let (batch, chunk) = (self.batch, &self.chunks[c.index()]);
+        let (batch, chunk) = (self.step.batch, &self.step.chunks[c.index()]);
         let Some(mut frame) = self.frames.remove(&(m, c)) else {
             return Err(failed("its forward was not run".into()));
         };
@@ -506,10 +497,10 @@ impl<'a, B: Target> Worker<'a, B> {
 
     /// Keep what goes to the next chunk or the one before: here, if that is here too, or until it is sent.
     fn hand_on(&mut self, border: Border, chunk: usize, values: Message<B>) -> Result<()> {
-        if chunk >= self.chunks.len() || values.is_empty() {
+        if chunk >= self.step.chunks.len() || values.is_empty() {
             return Ok(());
         }
-        if self.schedule.device_of(border.0, Chunk(chunk as u32)) == self.here {
+        if self.step.schedule.device_of(border.0, Chunk(chunk as u32)) == self.here {
             // A chunk owns what it receives, wherever that comes from.
             self.arrived.insert(border, copies::<B>(&values, &self.device)?);
         } else {
@@ -520,7 +511,7 @@ impl<'a, B: Target> Worker<'a, B> {
 
     /// The microbatch is done here.
     fn finish(&mut self, m: Microbatch, c: Chunk) -> std::result::Result<(), Halt> {
-        let chunk = &self.chunks[c.index()];
+        let chunk = &self.step.chunks[c.index()];
         let Some(mut frame) = self.frames.remove(&(m, c)) else { return Ok(()) };
         let values = chunk.executable.fetch(&self.device, &mut frame, &chunk.results)?;
         let named = chunk.results.iter().zip(values).map(|(v, handle)| ((m.index(), *v), handle));
@@ -531,8 +522,8 @@ impl<'a, B: Target> Worker<'a, B> {
     fn send(&mut self, border: Border, to: Device) -> std::result::Result<(), Halt> {
         // What is empty is sent too, so that senders and receivers count alike.
         let values = self.leaving.remove(&border).unwrap_or_default();
-        let (wires, account) = (self.wires, self.accounts[to.index()]);
-        let device = &self.devices[to.index()];
+        let (wires, account) = (&self.step.wires, self.step.accounts[to.index()]);
+        let device = &self.step.devices[to.index()];
         wires.send((self.here, to, border.2), || {
             let own = alloc::on_account(account);
             let copies = copies::<B>(&values, device);
@@ -542,7 +533,7 @@ impl<'a, B: Target> Worker<'a, B> {
     }
 
     fn receive(&mut self, border: Border, from: Device) -> std::result::Result<(), Halt> {
-        let values = self.wires.receive((from, self.here, border.2))?;
+        let values = self.step.wires.receive((from, self.here, border.2))?;
         self.arrived.insert(border, values);
         Ok(())
     }

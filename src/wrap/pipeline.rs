@@ -1,6 +1,5 @@
 //! Training steps over several devices: a batch in microbatches, a model in stages.
 
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::Location;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -11,7 +10,7 @@ use burn::tensor::{Device, Tensor};
 use burn_ir::HandleKind;
 
 use super::binding::{self, Inputs, ModuleState};
-use super::planner::{self, Allowance};
+use super::planner::{self, Allowance, Template, template};
 use super::settings::Settings;
 use super::split::{apart, joined, microbatches};
 use super::{Rematerialize, Shared, StepReport, Trained, internal, lock, on_backend};
@@ -188,8 +187,8 @@ struct Entry {
     chunks: Vec<ChunkProgram>,
     budget: Bytes,
     fingerprint: Fingerprint,
-    loss: Box<dyn Any + Send + Sync>,
-    output: Box<dyn Any + Send + Sync>,
+    loss: Template,
+    output: Template,
 }
 
 impl<M: Module> Rematerialize<M> {
@@ -337,8 +336,8 @@ impl<M: Module> Rematerialize<M> {
             let parts = (0..count).map(|m| results.of(m, v)).collect::<Result<Vec<_>>>()?;
             joined::<B>(parts, options.axis)
         });
-        let output = binding::rebuild(template(&*entry.output)?, outputs.collect::<Result<Vec<_>>>()?)?;
-        let loss = binding::rebuild(template(&*entry.loss)?, losses.map(reduced).into_iter().collect())?;
+        let output = binding::rebuild(template(&entry.output)?, outputs.collect::<Result<Vec<_>>>()?)?;
+        let loss = binding::rebuild(template(&entry.loss)?, losses.map(reduced).into_iter().collect())?;
         let grads = ends.gradients.iter().map(|&(index, v)| {
             let (gradient, parameter) = (reduced(results.gradient(v, count)?), &state.tensors[index].handle);
             at_home::<B>(gradient, &B::device_of(parameter))
@@ -421,21 +420,13 @@ impl<M: Module> Rematerialize<M> {
             chunks,
             budget: allowance.given,
             fingerprint,
-            loss: Box::new(Template(Mutex::new(traced.loss))),
-            output: Box::new(Template(Mutex::new(traced.outputs))),
+            loss: Mutex::new(Box::new(traced.loss)),
+            output: Mutex::new(Box::new(traced.outputs)),
         });
         entry.refuse_shared_statistics()?;
         lock(&pipeline.entries).insert(key, entry.clone());
         Ok(entry)
     }
-}
-
-/// The structure of a result. (Burn's tensors may be sent to other threads and not be shared by them.)
-struct Template<T>(Mutex<T>);
-
-fn template<T: Tensors + Send + 'static>(it: &(dyn Any + Send + Sync)) -> Result<T> {
-    let template = it.downcast_ref::<Template<T>>().map(|template| lock(&template.0).clone());
-    template.ok_or_else(|| internal("a step at the same place returned another type"))
 }
 
 /// A result on the device of what it is for.

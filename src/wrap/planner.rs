@@ -37,21 +37,27 @@ pub(super) struct Entry {
     fingerprint: Fingerprint,
     executable: Executable,
     results: Vec<ValueId>,
-    loss: Mutex<Box<dyn Any + Send>>,
-    output: Mutex<Box<dyn Any + Send>>,
+    loss: Template,
+    output: Template,
+}
+
+/// The structure of a result. (Burn's tensors may be sent to other threads and not be shared by them.)
+pub(super) type Template = Mutex<Box<dyn Any + Send>>;
+
+pub(super) fn template<T: Tensors + 'static>(it: &Template) -> Result<T> {
+    let template = lock(it).downcast_ref::<T>().cloned();
+    template.ok_or_else(|| internal("a step at the same place returned another type"))
 }
 
 impl Entry {
     /// The structure of the loss.
     pub(super) fn loss<T: Tensors + 'static>(&self) -> Result<T> {
-        let template = lock(&self.loss).downcast_ref::<T>().cloned();
-        template.ok_or_else(|| internal("a step at the same place returned another type"))
+        template(&self.loss)
     }
 
     /// The structure of the other results.
     pub(super) fn output<T: Tensors + 'static>(&self) -> Result<T> {
-        let template = lock(&self.output).downcast_ref::<T>().cloned();
-        template.ok_or_else(|| internal("a step at the same place returned another type"))
+        template(&self.output)
     }
 
     /// What is there before the step begins and all through it: module tensors, inputs, constants,
