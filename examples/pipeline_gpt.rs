@@ -11,6 +11,7 @@
 //! cargo run --release --features cli,remote --example pipeline_gpt -- --worker a:4000 --worker b:4000 --token-file token
 //! ```
 
+mod runs;
 mod text;
 
 use std::path::PathBuf;
@@ -94,27 +95,14 @@ struct Run {
 
 impl Run {
     fn record(&mut self, loss: f32, model: &Gpt, gradients: &GradientsParams, time: Duration) {
-        struct Hasher<'a>(&'a GradientsParams, u64);
-        impl ModuleVisitor for Hasher<'_> {
-            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-                let Some(gradient) = self.0.get::<D>(param.id) else { return };
-                for &byte in gradient.into_data().as_bytes() {
-                    self.1 = (self.1 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-                }
-            }
-        }
-        let mut hasher = Hasher(gradients, 0xcbf2_9ce4_8422_2325);
-        model.visit(&mut hasher);
         self.losses.push(loss);
-        self.gradients.push(hasher.1);
+        self.gradients.push(runs::hash(model, gradients));
         self.times.push(time);
     }
 
     /// Median step time in milliseconds.
     fn step_ms(&self) -> f64 {
-        let mut times = self.times.clone();
-        times.sort_unstable();
-        times.get(times.len() / 2).map_or(0.0, |t| t.as_secs_f64() * 1e3)
+        runs::median_ms(&self.times)
     }
 }
 

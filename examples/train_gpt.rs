@@ -8,15 +8,15 @@
 //! of the whole heap from before the model is made: parameters, gradients, optimizer state, batches,
 //! the plan itself, everything.
 
+mod runs;
 mod text;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::{AdamWConfig, GradientsParams};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Device;
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use plimsoll::zoo::Configured as _;
@@ -106,9 +106,7 @@ impl Run {
 
     /// Median step time in milliseconds.
     fn step_ms(&self) -> f64 {
-        let mut times = self.times.clone();
-        times.sort_unstable();
-        times.get(times.len() / 2).map_or(0.0, |t| t.as_secs_f64() * 1e3)
+        runs::median_ms(&self.times)
     }
 }
 
@@ -224,23 +222,11 @@ fn progress(options: &Options, name: &'static str) -> ProgressBar {
 }
 
 impl Run {
-    /// Note a step's results. Gradients are hashed one at a time, so that comparing two runs costs
-    /// neither of them memory; what the hashing itself holds is kept out of the peak.
+    /// Note a step's results. What hashing itself holds is kept out of the peak.
     fn record(&mut self, loss: f32, model: &Gpt, gradients: &GradientsParams, held: Bytes) {
-        struct Hasher<'a>(&'a GradientsParams, u64);
-        impl ModuleVisitor for Hasher<'_> {
-            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-                let Some(gradient) = self.0.get::<D>(param.id) else { return };
-                for &byte in gradient.into_data().as_bytes() {
-                    self.1 = (self.1 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-                }
-            }
-        }
         self.note_peak(held);
-        let mut hasher = Hasher(gradients, 0xcbf2_9ce4_8422_2325);
-        model.visit(&mut hasher);
         self.losses.push(loss);
-        self.gradients.push(hasher.1);
+        self.gradients.push(runs::hash(model, gradients));
         alloc::reset_peak();
     }
 
