@@ -13,7 +13,6 @@ pub mod trace;
 
 pub use builder::{GraphBuilder, NewValue};
 pub use fingerprint::Fingerprint;
-#[cfg(feature = "flex")]
 pub(crate) use fingerprint::Fnv;
 pub use node::{Op, Phase, Replay, Role, Storage, Value};
 

@@ -17,8 +17,8 @@
 //! **Any instant.** No assumption on the graph is needed: b need not be the loss, and for a useless
 //! b the bound is just 0. While b runs its inputs, outputs and workspace are live as well, and what
 //! is kept for later must fit beside them ([`Load`]), so the last row becomes
-//! `fixed + sum keeping keep <= budget - residents`. Each b gives a bound; [`ranked`] looks for the
-//! best. Where memory is tight that is not the loss but an op whose own footprint is large while
+//! `fixed + sum bytes keep <= budget - residents`, for some choice of what b takes over in place: the
+//! least over all choices is the bound. Each b gives one; [`ranked`] looks for the best. Where memory is tight that is not the loss but an op whose own footprint is large while
 //! much is still to be read.
 //!
 //! Both hold for plans that work in place: different storages are in different buffers, each at
@@ -35,15 +35,15 @@
 use rayon::prelude::*;
 
 use super::flow::Network;
-use super::load::Load;
+use super::load::{Choice, Load, bytes};
 use super::model::{Model, NONE};
 use crate::cost::Problem;
 use crate::entity::OpId;
 
-/// Instants solved to the end, after a look at more of them.
-const SOLVED: usize = 8;
-/// What the price found at one instant is multiplied by for a look at the others.
-const DEARER: [i128; 3] = [1, 8, 64];
+/// Instants solved to the end, after a look at more of them: so many in small graphs, so many in any.
+const SOLVED: (usize, usize) = (64, 8);
+/// What an eighth of the price found at one instant is multiplied by for a look at the others.
+const DEARER: [i128; 4] = [1, 8, 64, 512];
 /// Prices are multiples of 2^-32 ns per byte.
 const SCALE: u32 = 32;
 /// The highest price: sums of all bytes and of all times are below 2^62 each.
@@ -59,7 +59,8 @@ pub(super) struct Boundary<'a, 'm> {
     pub after: Vec<bool>,
     /// What is live at the instant.
     pub load: Load,
-    /// Bytes of the storages made before and read after.
+    choices: Vec<Choice>,
+    /// Bytes of the storages made before and read after, beside the unit's own.
     pub crossing: u64,
 }
 
@@ -108,12 +109,13 @@ impl<'a, 'm> Boundary<'a, 'm> {
                 for &s in reads {
                     let m = maker(&s);
                     if m != NONE && before[m as usize] && !std::mem::replace(&mut seen[s as usize], true) {
-                        crossing += load.keeping(model, s);
+                        crossing += if load.is_own(s) { 0 } else { bytes(model, s) };
                     }
                 }
             }
         }
-        Self { model, unit, before, after, load, crossing }
+        let choices = load.choices();
+        Self { model, unit, before, after, load, choices, crossing }
     }
 
     /// The boundaries worth looking at, the one most is carried across first.
@@ -133,14 +135,24 @@ impl<'a, 'm> Boundary<'a, 'm> {
         all
     }
 
-    /// The bound that a cut proves, in units of 2^-32 ns.
-    fn proves(&self, cut: &Cut, budget: u64) -> i128 {
-        let room = i128::from(budget) - i128::from(self.model.resident + self.load.fixed);
-        (cut.value - cut.price * room).max(0)
+    /// What is left for what is kept, for a choice of what is taken over.
+    fn room(&self, choice: &Choice, budget: u64) -> i128 {
+        i128::from(budget) - i128::from(self.model.resident + choice.fixed)
+    }
+
+    /// The bound that a cut proves for a choice, in units of 2^-32 ns.
+    fn proves(&self, choice: &Choice, cut: &Cut, budget: u64) -> i128 {
+        (cut.value - cut.price * self.room(choice, budget)).max(0)
+    }
+
+    /// The bound that a price proves: for whatever choice.
+    fn look(&self, price: i128, budget: u64) -> u64 {
+        let proved = |choice| self.cut(choice, price).map_or(0, |cut| ceil(self.proves(choice, &cut, budget)));
+        self.choices.iter().map(proved).min().unwrap_or(0)
     }
 
     /// The cut at a price; `None` when something must be kept at any price.
-    fn cut(&self, price: i128) -> Option<Cut> {
+    fn cut(&self, choice: &Choice, price: i128) -> Option<Cut> {
         let (model, items) = (self.model, self.model.items.len());
         let (source, sink) = (items + model.units.len(), items + model.units.len() + 1);
         let mut net = Network::new(sink + 1);
@@ -165,7 +177,7 @@ impl<'a, 'm> Boundary<'a, 'm> {
         }
         while let Some(s) = stack.pop() {
             let u = model.items[s as usize].maker as usize;
-            net.arc(s as usize, items + u, i128::from(self.load.keeping(model, s)) * price);
+            net.arc(s as usize, items + u, i128::from(choice.bytes(model, s)) * price);
             if std::mem::replace(&mut involved[u], true) {
                 continue;
             }
@@ -186,7 +198,7 @@ impl<'a, 'm> Boundary<'a, 'm> {
         let value = net.cut(source, sink)?;
         let again: Vec<bool> = (0..model.units.len()).map(|u| net.reached(items + u)).collect();
         let held: Vec<bool> = (0..items).map(|s| net.reached(s) && !again[model.items[s].maker as usize]).collect();
-        let kept = (0..items).filter(|&s| held[s]).map(|s| self.load.keeping(model, s as u32)).sum();
+        let kept = (0..items).filter(|&s| held[s]).map(|s| choice.bytes(model, s as u32)).sum();
         Some(Cut { price, value, kept, again, held })
     }
 
@@ -194,16 +206,22 @@ impl<'a, 'm> Boundary<'a, 'm> {
     /// that keeps more than fits, if any, and the one that fits, if any. [`u64::MAX`] where no plan
     /// fits.
     pub fn solve(&self, budget: u64) -> (u64, Option<Cut>, Option<Cut>) {
-        let room = i128::from(budget) - i128::from(self.model.resident + self.load.fixed);
-        let bound = |cut: &Cut| self.proves(cut, budget);
-        let Some(mut rich) = self.cut(0).map(|_| ()).and_then(|()| self.cut(1)) else { return (0, None, None) };
+        let all = self.choices.iter().map(|choice| self.solve_for(choice, budget));
+        all.min_by_key(|solved| solved.0).unwrap_or((0, None, None))
+    }
+
+    fn solve_for(&self, choice: &Choice, budget: u64) -> (u64, Option<Cut>, Option<Cut>) {
+        let room = self.room(choice, budget);
+        let bound = |cut: &Cut| self.proves(choice, cut, budget);
+        let cut = |price: i128| self.cut(choice, price);
+        let Some(mut rich) = cut(0).map(|_| ()).and_then(|()| cut(1)) else { return (0, None, None) };
         if i128::from(rich.kept) <= room {
             // Even at next to no price it fits.
             return (ceil(bound(&rich)), None, Some(rich));
         }
         let time: u64 = self.model.units.iter().fold(0, |t, u| t.saturating_add(u.time));
         let top = (i128::from(time) << SCALE).clamp(2, MOST);
-        let Some(mut poor) = self.cut(top) else { return (0, Some(rich), None) };
+        let Some(mut poor) = cut(top) else { return (0, Some(rich), None) };
         let mut best = bound(&rich).max(bound(&poor));
         if i128::from(poor.kept) > room {
             // What fits costs no more than running everything again: above that nothing fits.
@@ -219,13 +237,13 @@ impl<'a, 'm> Boundary<'a, 'm> {
             if price <= rich.price || price >= poor.price {
                 break;
             }
-            let Some(cut) = self.cut(price) else { break };
-            best = best.max(bound(&cut));
-            let same = cut.kept == rich.kept || cut.kept == poor.kept;
-            if i128::from(cut.kept) > room {
-                rich = cut;
+            let Some(middle) = cut(price) else { break };
+            best = best.max(bound(&middle));
+            let same = middle.kept == rich.kept || middle.kept == poor.kept;
+            if i128::from(middle.kept) > room {
+                rich = middle;
             } else {
-                poor = cut;
+                poor = middle;
             }
             if same {
                 break;
@@ -295,14 +313,13 @@ pub(super) fn ranked(model: &Model, budget: u64) -> Vec<(u64, u32)> {
     // The fuller an instant is by itself the dearer a byte is there: look at several prices.
     let look = |&(_, unit): &(u64, u32)| {
         let it = Boundary::during(model, unit as usize);
-        let at = |price: i128| it.cut(price).map_or(0, |cut| ceil(it.proves(&cut, budget)));
-        let looked = DEARER.iter().map(|dearer| at(price.saturating_mul(*dearer).min(MOST)));
+        let looked = DEARER.iter().map(|dearer| it.look((price.saturating_mul(*dearer) / 8).clamp(1, MOST), budget));
         (if unit == first { value } else { looked.max().unwrap_or(0) }, unit)
     };
     let order = |&(value, unit): &(u64, u32)| (std::cmp::Reverse(value), unit);
     let mut ranked: Vec<(u64, u32)> = tight.par_iter().map(look).collect();
     ranked.sort_unstable_by_key(order);
-    let solved = if small { ranked.len() } else { SOLVED.min(ranked.len()) };
+    let solved = if small { ranked.len() } else { (20_000 / n).clamp(SOLVED.1, SOLVED.0).min(ranked.len()) };
     ranked[..solved].par_iter_mut().for_each(|it| it.0 = it.0.max(solve(it.1).0));
     ranked.sort_unstable_by_key(order);
     ranked
@@ -330,7 +347,7 @@ pub(crate) fn priced(problem: &Problem, steps: usize) -> Vec<Priced> {
         _ => ((middle * (1i128 << step)) >> (steps * 2 / 3)).clamp(1, MOST),
     };
     let prices: Vec<i128> = (0..steps.max(1)).map(price).collect();
-    let cuts: Vec<Option<Cut>> = prices.into_par_iter().map(|price| boundary.cut(price)).collect();
+    let cuts: Vec<Option<Cut>> = prices.into_par_iter().map(|price| boundary.cut(&boundary.choices[0], price)).collect();
     let told = |cut: Cut| Priced {
         kept: (0..model.items.len())
             .filter(|&s| cut.held[s])

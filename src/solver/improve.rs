@@ -12,6 +12,9 @@ use super::rng::Rng;
 use super::sim::Score;
 use super::tape::Tape;
 
+/// Runs that move together at most.
+const DRAGGED: usize = 12;
+
 /// One order being improved.
 pub(super) struct Search<'a, 'm> {
     model: &'a Model<'m>,
@@ -149,30 +152,53 @@ impl<'a, 'm> Search<'a, 'm> {
         true
     }
 
-    /// Run some unit earlier or later, as far as what it reads and what reads it allow.
+    /// Run some unit earlier or later, and with it what stands in its way: what reads its results before the
+    /// place it moves to, or makes what it reads.
     fn shift(&mut self, order: &mut [u32]) {
         let from = self.rng.below(order.len());
         let model = self.model;
-        let unit = &model.units[order[from] as usize];
-        if !unit.replayable {
-            return;
+        // Mostly near, sometimes far.
+        let scale = 1 + self.rng.below(order.len().ilog2().max(5) as usize);
+        let most = 1 + self.rng.below(1 << scale);
+        let later = self.rng.below(2) == 0;
+        let (touches, reads) = (
+            |u: u32, s: &u32| model.units[u as usize].reads.contains(s) || model.units[u as usize].writes.contains(s),
+            |u: u32, s: &u32| model.units[u as usize].reads.contains(s),
+        );
+        // Whether two runs must stay in the order in which they are.
+        let bound = |one: u32, other: u32| {
+            let (a, b) = (&model.units[one as usize], &model.units[other as usize]);
+            a.writes.iter().any(|s| touches(other, s)) || b.writes.iter().any(|s| reads(one, s))
+        };
+        // Those that move, and those that they move past, each in their order.
+        let (mut moving, mut passed): (Vec<u32>, Vec<u32>) = (Vec::new(), Vec::new());
+        let mut at = from;
+        loop {
+            let unit = order[at];
+            // Units that join storages or have effects are never passed: see `reorder`.
+            if !model.units[unit as usize].replayable {
+                break;
+            }
+            if at == from || moving.iter().any(|&other| bound(other, unit)) {
+                // So many that go along are no detail of the order any more.
+                if moving.len() == DRAGGED {
+                    break;
+                }
+                moving.push(unit);
+            } else {
+                passed.push(unit);
+            }
+            let next = if later { at + 1 } else { at.wrapping_sub(1) };
+            if passed.len() == most || next >= order.len() {
+                break;
+            }
+            at = next;
         }
-        let touches = |other: u32, items: &[u32]| {
-            let other = &model.units[other as usize];
-            other.reads.iter().chain(&other.writes).any(|s| items.contains(s))
-        };
-        // Units that join storages or have effects are never passed: see `reorder`.
-        let passes = |other: u32| {
-            let it = &model.units[other as usize];
-            it.replayable && !touches(other, &unit.writes) && it.writes.iter().all(|s| !unit.reads.contains(s))
-        };
-        let most = 1 + self.rng.below(40);
-        if self.rng.below(2) == 0 {
-            let far = order[from + 1..].iter().take(most).take_while(|&&other| passes(other)).count();
-            order[from..=from + far].rotate_left(1);
+        let runs = passed.into_iter().chain(moving);
+        if later {
+            order[from..].iter_mut().zip(runs).for_each(|(place, unit)| *place = unit);
         } else {
-            let far = order[..from].iter().rev().take(most).take_while(|&&other| passes(other)).count();
-            order[from - far..=from].rotate_right(1);
+            order[..=from].iter_mut().rev().zip(runs).for_each(|(place, unit)| *place = unit);
         }
     }
 

@@ -24,8 +24,11 @@
 //! keep(j, s) <= keep(j-1, s) + runs(j-1, m)    what is live was live before or was made since
 //! late(j, u) <= sum over i >= j of runs(i, u)
 //! sum over i of runs(i, u) >= 1                over the intervals in which u's first run can be
-//! fixed(j) + sum over s of keeping(j, s) keep(j, s) <= budget - residents      (see Load)
+//! taken(j, p) + keep(j, s) <= 1               p is a pair of d(j) that takes s over in place
+//! sum over p of taken(j, p) <= 1              the pairs that name the same input, or the same output
+//! fixed(j) + sum over s of bytes(s) keep(j, s) - sum over p of saves(p) taken(j, p) <= budget - residents
 //! ```
+//! (see [`Load`](super::load::Load); the unit's own storages are among what is fixed).
 //!
 //! A plan takes at least `sum time runs`: runs in different intervals are different runs. So the
 //! least value of the program bounds every plan, and so does any lower bound on it, such as the
@@ -40,14 +43,19 @@
 
 use std::time::{Duration, Instant};
 
+use rayon::prelude::*;
+
 use super::Options;
 use super::auto::{Limits, time_of_all};
 use super::bound::Boundary;
+use super::load::{Pair, bytes};
 use super::milp::{Milp, Term, Verdict};
 use super::model::{Item, Model, NONE};
 
-/// Programs tried in turn: instants, and whether each interval's runs count. Those after the first are larger.
-const PROGRAMS: [(usize, bool); 6] = [(1, false), (2, false), (2, true), (3, false), (3, true), (4, true)];
+/// Instants solved each by itself, before any together.
+const SINGLE: usize = 8;
+/// Programs tried in turn after that: instants, and whether each interval's runs count.
+const PROGRAMS: [(usize, bool); 5] = [(2, false), (2, true), (3, false), (3, true), (4, true)];
 /// Instants of a chain are at least one part in this many of the graph apart.
 const APART: usize = 18;
 /// Columns of a program that is worth the try.
@@ -83,21 +91,31 @@ pub(super) fn prove(
     // A limit too far away to be an instant is none.
     let end = Instant::now().checked_add(span);
     let mut best = ranked.first().map_or(0, |first| first.0);
+    let size = model.units.len() + model.items.len();
+    let program = |chain: &[Boundary], repeats: bool, part: u32| {
+        let left = end.map_or(Duration::MAX, |end| end.saturating_duration_since(Instant::now()));
+        let fits = size * chain.len() * (1 + usize::from(repeats)) <= COLUMNS;
+        // Under a node limit nothing may depend on the clock but the deadline.
+        let left = if nodes.is_none() { left / part } else { left };
+        let program = Program::new(model, chain, budget, repeats).filter(|_| fits && !left.is_zero());
+        program.map_or(0, |program| program.solve(&Options { time_limit: left, ..options.clone() }, nodes))
+    };
+    // In whole numbers another instant may be the strongest.
+    let single = &ranked[..ranked.len().min(SINGLE)];
+    let alone = |&(value, unit): &(u64, u32)| match value {
+        0 => 0,
+        _ => program(&[Boundary::during(model, unit as usize)], false, 2),
+    };
+    if best < enough {
+        best = single.par_iter().map(alone).max().unwrap_or(0).max(best);
+    }
     for (count, repeats) in PROGRAMS {
         let chain = chain(model, ranked, count);
-        let left = end.map_or(Duration::MAX, |end| end.saturating_duration_since(Instant::now()));
-        if chain.len() < count || best >= enough || left.is_zero() {
+        let late = end.is_some_and(|end| Instant::now() >= end);
+        if chain.len() < count || best >= enough || late {
             break;
         }
-        let size = model.units.len() + model.items.len();
-        if size * count * (1 + usize::from(repeats)) > COLUMNS {
-            continue;
-        }
-        // Under a node limit nothing may depend on the clock but the deadline.
-        let left = if nodes.is_none() && count > 1 { left / 2 } else { left };
-        let options = Options { time_limit: left, ..options.clone() };
-        let Some(program) = Program::new(model, &chain, budget, repeats) else { break };
-        best = best.max(program.solve(&options, nodes));
+        best = best.max(program(&chain, repeats, 2));
     }
     best
 }
@@ -169,10 +187,10 @@ impl<'a, 'm> Program<'a, 'm> {
         let (model, chain) = (self.model, self.chain);
         for it in chain {
             let made = |item: &Item| item.maker != NONE && !it.after[item.maker as usize];
-            let keep = |(s, item): (usize, &Item)| match (made(item), it.load.own(s as u32)) {
+            let keep = |(s, item): (usize, &Item)| match (made(item), it.load.is_own(s as u32)) {
                 (false, _) => NO,
                 // Live in any case.
-                (true, Some(0)) => YES,
+                (true, true) if !it.load.may_go(s as u32) => YES,
                 (true, _) => self.milp.column(true, 0.0),
             };
             self.keep.push(model.items.iter().enumerate().map(keep).collect());
@@ -244,16 +262,28 @@ impl<'a, 'm> Program<'a, 'm> {
     /// What is live at an instant. `None` if that cannot fit.
     fn memory(&mut self, j: usize, budget: u64) -> Option<()> {
         let it = &self.chain[j];
-        let room = budget.checked_sub(self.model.resident)?.checked_sub(it.load.fixed)?;
+        let room = budget.checked_sub(self.model.resident)?;
         // Powers of two, so that everything is exact.
         let grain = (room / GRID).max(1).next_power_of_two();
+        // Less than that may be left, or nothing, as what is taken over is not live twice.
+        let left = room.div_ceil(grain) as f64 - (it.load.fixed / grain) as f64;
         let scale = |x: u64| x as f64 / 1024.0;
-        let row = (0..self.model.items.len()).map(|s| {
-            let keeping = it.load.keeping(self.model, s as u32);
-            (scale(keeping / grain), self.keep[j][s])
-        });
-        let row: Vec<(f64, Term)> = row.filter(|&(factor, term)| factor > 0.0 && !is(term, 0.0)).collect();
-        self.milp.at_most(row, scale(room.div_ceil(grain)));
+        let others = (0..self.model.items.len()).filter(|&s| !it.load.is_own(s as u32));
+        let row = others.map(|s| (scale(bytes(self.model, s as u32) / grain), self.keep[j][s]));
+        let mut row: Vec<(f64, Term)> = row.filter(|&(factor, term)| factor > 0.0 && !is(term, 0.0)).collect();
+        let mut taken: Vec<(Pair, Term)> = Vec::new();
+        for &pair in &it.load.pairs {
+            let column = self.milp.column(true, 0.0);
+            self.milp.at_most([(1.0, column), (1.0, self.keep[j][pair.read as usize])], 1.0);
+            // What is saved is rounded up, so that nothing is ruled out.
+            row.push((-scale(pair.saves.div_ceil(grain)), column));
+            taken.push((pair, column));
+        }
+        for item in it.load.pairs.iter().flat_map(|pair| [pair.read, pair.write]) {
+            let of = taken.iter().filter(|(pair, _)| pair.read == item || pair.write == item);
+            self.milp.at_most(of.map(|&(_, column)| (1.0, column)), 1.0);
+        }
+        self.milp.at_most(row, left / 1024.0);
         Some(())
     }
 
