@@ -164,9 +164,14 @@ fn a_bound_says_what_it_holds_for() {
     );
 }
 
-/// The lines of a sweep, in which seconds are checked and removed.
-fn lines(output: &str) -> Vec<Value> {
-    output.lines().map(object).collect()
+/// The points of a sweep's one object, in which seconds are checked and removed.
+fn points(output: &str) -> Vec<Value> {
+    assert_eq!(output.lines().count(), 1);
+    let curve: Value = serde_json::from_str(output).unwrap();
+    let mut keys: Vec<&str> = curve.as_object().unwrap().keys().map(String::as_str).collect();
+    keys.sort_unstable();
+    assert_eq!(keys, ["baseline_peak", "baseline_time", "ops", "points", "problem", "solver"]);
+    curve["points"].as_array().unwrap().iter().map(|point| object(&point.to_string())).collect()
 }
 
 #[test]
@@ -186,7 +191,7 @@ budget  of the peak   peak      time  overhead  at least   gap  status      seco
  14340       100.0%  14340  127.0 us      0.0%      0.0%  0.0%  optimal
 ");
 
-    let rows = lines(&succeed(&[&args[..], &["--json"]].concat()));
+    let rows = points(&succeed(&[&args[..], &["--json"]].concat()));
     assert_eq!(rows.len(), 4);
     let mut keys: Vec<&str> = rows[0].as_object().unwrap().keys().map(String::as_str).collect();
     keys.sort_unstable();
@@ -229,7 +234,7 @@ fn sweep_finds_its_own_ends_and_writes_files() {
     let out = out.to_str().unwrap();
     for solver in ["auto", "keep-all", "checkmate"] {
         let args = ["sweep", TINY, "--points", "3", "--solver", solver, "--no-inplace", "--json"];
-        let rows = lines(&succeed(&args));
+        let rows = points(&succeed(&args));
         assert!(rows.iter().all(|row| row["peak"].is_u64()), "{solver}: {rows:?}");
         // Everything kept needs more where nothing is taken over.
         let last = rows.last().unwrap();

@@ -79,6 +79,8 @@ const SHOWN: [Shown; 18] = [
             "tiny.problem.json -b 1 --time-limit nan",
             "tiny.problem.json -b 1 --time-limit soon",
             "tiny.problem.json -b 1 --seed -1",
+            "tiny.problem.json -b 1 --node-limit -1",
+            "tiny.problem.json -b 1 --node-limit 99999999999999999999",
             "none.json -b 1",
             ". -b 1",
             "tight.plan.json -b 1",

@@ -1,11 +1,12 @@
 //! Reading problems, plans and schedules, from a file or from standard input (`-`).
 
+use std::io::Read as _;
 use std::path::Path;
 
 use plimsoll::cost::Problem;
 use plimsoll::pipeline::Schedule;
 use plimsoll::plan::Plan;
-use plimsoll::{Error, Result};
+use plimsoll::{Error, MAX_FILE_BYTES, Result};
 
 const STDIN: &str = "<stdin>";
 
@@ -30,6 +31,19 @@ pub fn schedule(path: &Path) -> Result<Schedule> {
     match is_stdin(path) {
         true => Schedule::from_reader(std::io::stdin().lock(), STDIN),
         false => Schedule::load(path),
+    }
+}
+
+/// Read a file of text, of no more than a problem or a plan may hold.
+pub fn text(path: &Path) -> Result<String> {
+    let failed = |source| Error::Io { action: "read", path: path.to_owned(), source };
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(failed)?;
+    // A byte more tells what is too large.
+    file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text).map_err(failed)?;
+    match text.len() as u64 > MAX_FILE_BYTES {
+        true => Err(Error::TooLarge { file: path.display().to_string(), limit: MAX_FILE_BYTES }),
+        false => Ok(text),
     }
 }
 

@@ -14,6 +14,9 @@ pub struct Solving {
     /// Seconds the solver may take
     #[arg(long, default_value = "10", value_name = "SECONDS", allow_hyphen_values = true)]
     time_limit: f64,
+    /// Search steps the solver may take: with a time limit that is never reached, plans are the same on every machine
+    #[arg(long, value_name = "STEPS", allow_hyphen_values = true)]
+    node_limit: Option<u64>,
     /// Seed of every random choice of the solver
     #[arg(long, default_value = "0", allow_hyphen_values = true)]
     seed: u64,
@@ -30,6 +33,7 @@ impl Solving {
             why: format!("{} is not a number of seconds, zero or more", self.time_limit),
         })?;
         plimsoll::solver::by_name(&self.solver)?;
-        Ok(Options { time_limit, seed: self.seed, inplace: !self.no_inplace, ..Options::default() })
+        let (node_limit, seed) = (self.node_limit, self.seed);
+        Ok(Options { time_limit, node_limit, seed, inplace: !self.no_inplace, ..Options::default() })
     }
 }
