@@ -58,8 +58,9 @@ remote: setup
 bench: setup
 	cargo bench --features $(FEATURES)
 
-# The tables of docs/experiments/results. Takes long where nothing is done yet; killed, it goes on where it stopped. One
-# cell at a time, so that none has its time limit shortened by another.
+# The tables and pictures of docs/experiments/results, which docs/RESULTS.md shows. What has results is not done again; without any it
+# takes some twenty minutes. Killed, it goes on where it stopped. One cell at a time, so that none has its time limit
+# shortened by another.
 experiments: setup
 	cargo build $(CARGO_FLAGS) --bin plimsoll
 	for name in solver-quality plan-vs-measurement scaling; do \

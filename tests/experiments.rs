@@ -685,6 +685,7 @@ fn experiments_that_cannot_be_run_say_where() {
         (GRID.replace("75%", "much"), "line 6: invalid budget `much`"),
         (GRID.replace("sqrt", "oracle"), "line 5: no solver is called `oracle`"),
         (GRID.replace("tiny.", "none."), "line 4: cannot read"),
+        (GRID.replace("tiny.problem.json", "/dev/zero"), "line 4: /dev/zero is too large"),
         (GRID.replace("time_limit = 5", "time_limit = -5"), "line 7: a number of seconds is needed"),
         (GRID.replace("time_limit", "node_limit = 0\ntime_limit"), "line 7: invalid input: a search of no step"),
         (GRID.replace("time_limit", "node_limit = -1\ntime_limit"), "line 7: invalid value"),
@@ -738,7 +739,7 @@ fn results_that_are_none_and_results_in_use() {
 #[test]
 fn the_experiments_of_the_documents_are_in_order() {
     let dir = tempfile::tempdir().unwrap();
-    for (name, cells) in [("solver-quality", 200), ("plan-vs-measurement", 51), ("scaling", 18)] {
+    for (name, cells) in [("solver-quality", 120), ("plan-vs-measurement", 34), ("scaling", 18)] {
         let file = format!("docs/experiments/{name}.toml");
         let out = dir.path().join("out");
         let list = succeed(dir.path(), &["experiment", &file, "--out", path(&out), "--dry-run"]);
@@ -750,5 +751,34 @@ fn the_experiments_of_the_documents_are_in_order() {
     let measured = std::fs::read_to_string("docs/experiments/plan-vs-measurement.toml").unwrap();
     for model in plimsoll::zoo::models() {
         assert!(measured.contains(&format!("\"{}\"", model.name)), "{}", model.name);
+    }
+}
+
+/// The tables and pictures that the documents show are those that the results beside them make, and none is missing.
+#[test]
+fn the_tables_of_the_documents_are_those_of_their_results() {
+    let dir = tempfile::tempdir().unwrap();
+    let kept = Path::new("docs/experiments/results");
+    let shown = std::fs::read_to_string("docs/RESULTS.md").unwrap();
+    let declared = std::fs::read_dir("docs/experiments").unwrap().map(|entry| entry.unwrap().path());
+    let names = declared.filter(|file| file.extension().is_some_and(|end| end == "toml"));
+    let names: Vec<String> = names.map(|file| file.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
+    let names: Vec<&String> =
+        names.iter().filter(|name| shown.contains(&format!("experiments/results/{name}.md"))).collect();
+    assert!(!names.is_empty(), "RESULTS.md shows no experiment");
+    for name in names {
+        let results = format!("{name}.jsonl");
+        std::fs::copy(kept.join(&results), dir.path().join(&results)).unwrap();
+        let file = format!("docs/experiments/{name}.toml");
+        let summary = succeed(dir.path(), &["experiment", &file, "--out", path(dir.path()), "--json", "--dry-run"]);
+        let summary: Value = serde_json::from_str(&summary).unwrap();
+        assert_eq!(summary["cells"], summary["kept"], "{name}: `make experiments` has more to do");
+        succeed(dir.path(), &["experiment", &file, "--out", path(dir.path())]);
+        for end in ["md", "csv", "svg"] {
+            let part = format!("{name}.{end}");
+            let read = |folder: &Path| std::fs::read_to_string(folder.join(&part)).unwrap();
+            assert_eq!(read(kept), read(dir.path()), "{part}: `make experiments` makes another");
+        }
+        assert!(shown.contains(&format!("experiments/results/{name}.svg")), "{name}");
     }
 }

@@ -24,7 +24,7 @@ pub struct Args {
     #[arg(long, value_name = "KEY=VALUE", allow_hyphen_values = true)]
     set: Vec<String>,
     /// Bytes of optimizer state per trained parameter of the model (Adam: 8)
-    #[arg(long, value_name = "BYTES", default_value_t = 8.0)]
+    #[arg(long, value_name = "BYTES", default_value_t = 8.0, allow_hyphen_values = true, value_parser = trace::optimizer_bytes)]
     optimizer_bytes: f64,
     /// Device to fit, by name (`plimsoll devices`) or a device file; a model's costs are then computed for it
     /// instead of measured here

@@ -34,16 +34,36 @@ pub fn schedule(path: &Path) -> Result<Schedule> {
     }
 }
 
-/// Read a file of text, of no more than a problem or a plan may hold.
-pub fn text(path: &Path) -> Result<String> {
+/// Read a file, of no more than a problem or a plan may hold.
+pub fn bytes(path: &Path) -> Result<Vec<u8>> {
     let failed = |source| Error::Io { action: "read", path: path.to_owned(), source };
-    let mut text = String::new();
+    let mut bytes = Vec::new();
     let file = std::fs::File::open(path).map_err(failed)?;
     // A byte more tells what is too large.
-    file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text).map_err(failed)?;
-    match text.len() as u64 > MAX_FILE_BYTES {
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
+    match bytes.len() as u64 > MAX_FILE_BYTES {
         true => Err(Error::TooLarge { file: path.display().to_string(), limit: MAX_FILE_BYTES }),
-        false => Ok(text),
+        false => Ok(bytes),
+    }
+}
+
+/// Read a file of text.
+pub fn text(path: &Path) -> Result<String> {
+    String::from_utf8(bytes(path)?).map_err(|error| {
+        let source = std::io::Error::new(std::io::ErrorKind::InvalidData, error.utf8_error());
+        Error::Io { action: "read", path: path.to_owned(), source }
+    })
+}
+
+/// Refuse to write over a file that was read: `-o` with the wrong name would cost the only copy.
+pub fn spare<'a>(out: &Path, inputs: impl IntoIterator<Item = &'a Path>) -> Result<()> {
+    let real = |path: &Path| std::fs::canonicalize(path).ok().filter(|path| path.is_file());
+    let Some(out_file) = real(out) else { return Ok(()) };
+    match inputs.into_iter().any(|input| real(input).as_ref() == Some(&out_file)) {
+        false => Ok(()),
+        true => Err(Error::InvalidInput {
+            why: format!("{} is read, and would be written over: give another name", out.display()),
+        }),
     }
 }
 

@@ -15,7 +15,7 @@ pub struct Solving {
     #[arg(long, default_value = "10", value_name = "SECONDS", allow_hyphen_values = true)]
     time_limit: f64,
     /// Search steps the solver may take: with a time limit that is never reached, plans are the same on every machine
-    #[arg(long, value_name = "STEPS", allow_hyphen_values = true)]
+    #[arg(long, value_name = "STEPS", allow_hyphen_values = true, value_parser = clap::value_parser!(u64).range(1..))]
     node_limit: Option<u64>,
     /// Seed of every random choice of the solver
     #[arg(long, default_value = "0", allow_hyphen_values = true)]
@@ -30,7 +30,10 @@ impl Solving {
     pub fn options(&self) -> Result<Options> {
         let time_limit = Duration::try_from_secs_f64(self.time_limit).map_err(|_| Error::InvalidSetting {
             name: "--time-limit".into(),
-            why: format!("{} is not a number of seconds, zero or more", self.time_limit),
+            why: match self.time_limit.abs() {
+                1e15.. => format!("{:e} seconds are more than there can be", self.time_limit),
+                _ => format!("{} is not a number of seconds, zero or more", self.time_limit),
+            },
         })?;
         plimsoll::solver::by_name(&self.solver)?;
         let (node_limit, seed) = (self.node_limit, self.seed);

@@ -89,6 +89,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let options = args.solving.options()?;
     let [from, to] = [&args.from, &args.to].map(|text| text.as_ref().map(|text| text.parse::<Budget>()).transpose());
     let (from, to) = (from?, to?);
+    if let Some(out) = &args.out {
+        input::spare(out, [args.problem.as_path()])?;
+    }
     let problem = input::problem(&args.problem)?;
     let name = &args.solving.solver;
     let points = progress::shown(&options, |options| {

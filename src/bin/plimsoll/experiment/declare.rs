@@ -191,9 +191,7 @@ impl Reader<'_> {
         }
         let problems = self.each(&declared.problems, |file| {
             let path = beside(self.path, file);
-            let read = std::fs::read(&path);
-            let bytes = read.map_err(|source| Error::Io { action: "read", path, source })?;
-            Ok(Case::Problem { file: file.clone(), content: Hash::of(&bytes).to_string() })
+            Ok(Case::Problem { file: file.clone(), content: Hash::of(&input::bytes(&path)?).to_string() })
         })?;
         cases.extend(problems);
         Ok(cases)
