@@ -715,6 +715,12 @@ fn experiments_that_cannot_be_run_say_where() {
     insta::assert_snapshot!("experiment_errors", said);
     let dir = lab.dir.path();
     assert!(fail(dir, &["experiment", "none.toml"]).contains("cannot read none.toml"));
+    #[cfg(unix)]
+    {
+        let pipe = dir.join("pipe.toml");
+        assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        assert!(fail(dir, &["experiment", path(&pipe)]).contains("it is a named pipe: give a file"));
+    }
     lab.declare(measure);
     let message = fail(dir, &["experiment", path(&lab.at("grid.toml")), "--jobs", "2"]);
     assert!(message.contains("measurements side by side"), "{message}");

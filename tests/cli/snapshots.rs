@@ -243,6 +243,7 @@ const SHOWN: [Shown; 18] = [
             "tiny.problem.json --devices 2 --memory 1GiB --method best",
             "tiny.problem.json --devices 2 --memory 1GiB --schedule 2f2b",
             "tiny.problem.json --devices 2 --memory 1GiB --time-limit -1",
+            "tiny.problem.json --devices 2 --memory 1GiB --time-limit 1e300",
             "tiny.problem.json --topology none.json",
             "tiny.problem.json --topology garbage.json",
             "tiny.problem.json --topology none.json --devices 2",

@@ -38,6 +38,7 @@ pub fn schedule(path: &Path) -> Result<Schedule> {
 pub fn bytes(path: &Path) -> Result<Vec<u8>> {
     let failed = |source| Error::Io { action: "read", path: path.to_owned(), source };
     let mut bytes = Vec::new();
+    refuse_to_wait(path).map_err(failed)?;
     let file = std::fs::File::open(path).map_err(failed)?;
     // A byte more tells what is too large.
     file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
@@ -45,6 +46,19 @@ pub fn bytes(path: &Path) -> Result<Vec<u8>> {
         true => Err(Error::TooLarge { file: path.display().to_string(), limit: MAX_FILE_BYTES }),
         false => Ok(bytes),
     }
+}
+
+/// A named pipe may have nobody who writes. What shells put in the place of a command has.
+fn refuse_to_wait(path: &Path) -> std::io::Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt as _;
+        let has_writer = path.starts_with("/dev") || path.starts_with("/proc");
+        if std::fs::metadata(path)?.file_type().is_fifo() && !has_writer {
+            return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is a named pipe: give a file"));
+        }
+    }
+    Ok(())
 }
 
 /// Read a file of text.

@@ -28,15 +28,20 @@ pub struct Solving {
 impl Solving {
     /// The options, once the solver is known to exist: a wrong name is an error, not a wait.
     pub fn options(&self) -> Result<Options> {
-        let time_limit = Duration::try_from_secs_f64(self.time_limit).map_err(|_| Error::InvalidSetting {
-            name: "--time-limit".into(),
-            why: match self.time_limit.abs() {
-                1e15.. => format!("{:e} seconds are more than there can be", self.time_limit),
-                _ => format!("{} is not a number of seconds, zero or more", self.time_limit),
-            },
-        })?;
+        let time_limit = limit(self.time_limit)?;
         plimsoll::solver::by_name(&self.solver)?;
         let (node_limit, seed) = (self.node_limit, self.seed);
         Ok(Options { time_limit, node_limit, seed, inplace: !self.no_inplace, ..Options::default() })
     }
+}
+
+/// What `--time-limit` says.
+pub fn limit(seconds: f64) -> Result<Duration> {
+    Duration::try_from_secs_f64(seconds).map_err(|_| Error::InvalidSetting {
+        name: "--time-limit".into(),
+        why: match seconds.abs() {
+            1e15.. => format!("{seconds:e} seconds are more than there can be"),
+            _ => format!("{seconds} is not a number of seconds, zero or more"),
+        },
+    })
 }
