@@ -58,9 +58,11 @@ remote: setup
 bench: setup
 	cargo bench --features $(FEATURES)
 
-# The tables of docs/experiments/results. Takes long where nothing is done yet; killed, it goes on where it stopped. One
-# cell at a time, so that none has its time limit shortened by another.
+# The tables and pictures of docs/experiments/results, which docs/RESULTS.md shows. What has results is not done again; without any it
+# takes half an hour or so. Killed, it goes on where it stopped. One cell at a time, so that none has its time limit
+# shortened by another. (The example makes cargo build with the features that tests have, so that dependencies are
+# compiled once.)
 experiments: setup
-	cargo build $(CARGO_FLAGS) --bin plimsoll
+	cargo build $(CARGO_FLAGS) --bin plimsoll --example train_gpt
 	for name in solver-quality plan-vs-measurement scaling; do \
 		"$(CARGO_TARGET_DIR)/release/plimsoll" experiment docs/experiments/$$name.toml --jobs 1 || exit 1; done

@@ -49,6 +49,24 @@ bound     no plan without offload has an overhead below 0.0%: a gap of 0.0%
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
 }
 
+/// A plan can be passed on in a pipe, and no file that is read is written over.
+#[test]
+fn a_plan_goes_to_standard_output_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let problem = dir.path().join("tiny.problem.json");
+    std::fs::copy(TINY, &problem).unwrap();
+    let (before, problem) = (std::fs::read(&problem).unwrap(), problem.to_str().unwrap());
+    let plan = succeed(&["plan", problem, "-b", "100%", "-o", "-"]);
+    let piped = write(dir.path(), "piped.plan.json", &serde_json::from_str(&plan).unwrap());
+    assert!(succeed(&["check", problem, &piped]).starts_with("ok"));
+    for args in
+        [&["plan", problem, "-b", "100%"][..], &["sweep", problem, "--points", "2"], &["report", problem, &piped]]
+    {
+        assert!(fail(&[args, &["-o", problem]].concat()).contains("is read, and would be written over"), "{args:?}");
+        assert_eq!(std::fs::read(problem).unwrap(), before);
+    }
+}
+
 #[test]
 fn plan_json_is_one_object_of_numbers() {
     let printed = object(&succeed(&["plan", TINY, "--budget", "unlimited", "--json", "--solver", "keep-all"]));
@@ -164,9 +182,14 @@ fn a_bound_says_what_it_holds_for() {
     );
 }
 
-/// The lines of a sweep, in which seconds are checked and removed.
-fn lines(output: &str) -> Vec<Value> {
-    output.lines().map(object).collect()
+/// The points of a sweep's one object, in which seconds are checked and removed.
+fn points(output: &str) -> Vec<Value> {
+    assert_eq!(output.lines().count(), 1);
+    let curve: Value = serde_json::from_str(output).unwrap();
+    let mut keys: Vec<&str> = curve.as_object().unwrap().keys().map(String::as_str).collect();
+    keys.sort_unstable();
+    assert_eq!(keys, ["baseline_peak", "baseline_time", "ops", "points", "problem", "solver"]);
+    curve["points"].as_array().unwrap().iter().map(|point| object(&point.to_string())).collect()
 }
 
 #[test]
@@ -186,7 +209,7 @@ budget  of the peak   peak      time  overhead  at least   gap  status      seco
  14340       100.0%  14340  127.0 us      0.0%      0.0%  0.0%  optimal
 ");
 
-    let rows = lines(&succeed(&[&args[..], &["--json"]].concat()));
+    let rows = points(&succeed(&[&args[..], &["--json"]].concat()));
     assert_eq!(rows.len(), 4);
     let mut keys: Vec<&str> = rows[0].as_object().unwrap().keys().map(String::as_str).collect();
     keys.sort_unstable();
@@ -229,7 +252,7 @@ fn sweep_finds_its_own_ends_and_writes_files() {
     let out = out.to_str().unwrap();
     for solver in ["auto", "keep-all", "checkmate"] {
         let args = ["sweep", TINY, "--points", "3", "--solver", solver, "--no-inplace", "--json"];
-        let rows = lines(&succeed(&args));
+        let rows = points(&succeed(&args));
         assert!(rows.iter().all(|row| row["peak"].is_u64()), "{solver}: {rows:?}");
         // Everything kept needs more where nothing is taken over.
         let last = rows.last().unwrap();
@@ -303,7 +326,12 @@ fn solvers_and_models_are_listed() {
         assert!(solvers.lines().any(|line| line.starts_with(name)), "{name}:\n{solvers}");
     }
     let models = succeed(&["trace", "--list"]);
-    for model in plimsoll::zoo::models() {
+    let parsed: Value = serde_json::from_str(&succeed(&["trace", "--list", "--json"])).unwrap();
+    for (model, listed) in plimsoll::zoo::models().iter().zip(parsed["models"].as_array().unwrap()) {
+        assert_eq!(
+            (&listed["name"], listed["settings"].as_array().unwrap().len()),
+            (&json!(model.name), model.settings.len())
+        );
         assert!(models.lines().any(|line| line.starts_with(model.name)), "{}:\n{models}", model.name);
     }
 }
@@ -454,9 +482,9 @@ fn estimate_says_yes_or_no_first() {
     let printed: Value = serde_json::from_str(&succeed(&["estimate", TINY, "--budget", "11000", "--json"])).unwrap();
     assert_eq!((&printed["fits"], &printed["fits_with_everything_kept"]), (&json!(true), &json!(false)));
     // What is live at the peak is what the peak is.
-    for row in ["keep_all", "plan", "least"] {
+    for row in ["keep_all", "plan", "least", "plain"] {
         let row = printed[row].as_object().unwrap();
-        let parts = ["parameters", "state", "inputs", "gradients", "activations", "workspace"];
+        let parts = ["parameters", "state", "inputs", "gradients", "activations", "workspace", "tape"];
         let sum: u64 = parts.iter().map(|part| row[*part].as_u64().unwrap()).sum();
         assert_eq!(row["peak"].as_u64().unwrap(), sum, "{row:?}");
     }

@@ -474,6 +474,10 @@ fn a_grid_is_planned_once() {
     lab.assert_whole(6);
     let table = std::fs::read_to_string(lab.at("results/grid.md")).unwrap();
     insta::assert_snapshot!("experiment_table", unclocked(&table));
+    let picture = std::fs::read_to_string(lab.at("results/grid.svg")).unwrap();
+    // A panel, a line for the two plans of `auto`, the one of `sqrt`; both in the key.
+    assert_eq!((picture.matches("<polyline").count(), picture.matches("r=\"3\"").count()), (1, 5), "{picture}");
+    assert!(picture.contains(">tiny</text>") && picture.contains(">sqrt</text>"), "{picture}");
     let csv = std::fs::read_to_string(lab.at("results/grid.csv")).unwrap();
     let columns = csv.lines().next().unwrap().split(',').count();
     assert_eq!(csv.lines().count(), 7);
@@ -488,6 +492,29 @@ fn a_grid_is_planned_once() {
 
     let human = succeed(lab.dir.path(), &["experiment", path(&lab.at("grid.toml"))]);
     assert!(human.contains("experiment  grid, 6 cells\ndone        0 now, 6 before\n"), "{human}");
+}
+
+/// With a limit on search steps instead of a clock the same is found beside other work, and with other threads.
+#[test]
+fn plans_by_search_steps_are_the_same_however_busy_the_machine_is() {
+    let grid = |jobs: &str| {
+        let lab = Lab::new(
+            r#"
+            kind = "plan"
+            problems = ["unet.problem.json"]
+            solvers = ["auto", "rockmate"]
+            budgets = ["60%", "50%"]
+            time_limit = 600
+            node_limit = 300
+            "#,
+        );
+        std::fs::copy("tests/data/unet-3x16-b4.problem.json", lab.at("unet.problem.json")).unwrap();
+        succeed(lab.dir.path(), &[&strs(&lab.args())[..], &["--jobs", jobs]].concat());
+        let table = std::fs::read_to_string(lab.at("results/grid.md")).unwrap();
+        assert!(table.contains("planned in at most 600 s and 300 search steps"), "{table}");
+        unclocked(&table)
+    };
+    assert_eq!(grid("1"), grid("4"));
 }
 
 #[test]
@@ -658,7 +685,10 @@ fn experiments_that_cannot_be_run_say_where() {
         (GRID.replace("75%", "much"), "line 6: invalid budget `much`"),
         (GRID.replace("sqrt", "oracle"), "line 5: no solver is called `oracle`"),
         (GRID.replace("tiny.", "none."), "line 4: cannot read"),
+        (GRID.replace("tiny.problem.json", "/dev/zero"), "line 4: /dev/zero is too large"),
         (GRID.replace("time_limit = 5", "time_limit = -5"), "line 7: a number of seconds is needed"),
+        (GRID.replace("time_limit", "node_limit = 0\ntime_limit"), "line 7: invalid input: a search of no step"),
+        (GRID.replace("time_limit", "node_limit = -1\ntime_limit"), "line 7: invalid value"),
         (GRID.replace("time_limit", "steps = 3\ntime_limit"), "line 7: device, steps and warmup are of kind"),
         (GRID.replace("problems = ", "models = "), "line 4:"),
         (GRID.replace("\"100%\", \"75%\", \"50%\"", ""), "it declares no cell"),
@@ -685,6 +715,12 @@ fn experiments_that_cannot_be_run_say_where() {
     insta::assert_snapshot!("experiment_errors", said);
     let dir = lab.dir.path();
     assert!(fail(dir, &["experiment", "none.toml"]).contains("cannot read none.toml"));
+    #[cfg(unix)]
+    {
+        let pipe = dir.join("pipe.toml");
+        assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        assert!(fail(dir, &["experiment", path(&pipe)]).contains("it is a named pipe: give a file"));
+    }
     lab.declare(measure);
     let message = fail(dir, &["experiment", path(&lab.at("grid.toml")), "--jobs", "2"]);
     assert!(message.contains("measurements side by side"), "{message}");
@@ -709,7 +745,7 @@ fn results_that_are_none_and_results_in_use() {
 #[test]
 fn the_experiments_of_the_documents_are_in_order() {
     let dir = tempfile::tempdir().unwrap();
-    for (name, cells) in [("solver-quality", 240), ("plan-vs-measurement", 51), ("scaling", 18)] {
+    for (name, cells) in [("solver-quality", 90), ("plan-vs-measurement", 34), ("scaling", 18)] {
         let file = format!("docs/experiments/{name}.toml");
         let out = dir.path().join("out");
         let list = succeed(dir.path(), &["experiment", &file, "--out", path(&out), "--dry-run"]);
@@ -721,5 +757,37 @@ fn the_experiments_of_the_documents_are_in_order() {
     let measured = std::fs::read_to_string("docs/experiments/plan-vs-measurement.toml").unwrap();
     for model in plimsoll::zoo::models() {
         assert!(measured.contains(&format!("\"{}\"", model.name)), "{}", model.name);
+    }
+}
+
+/// The tables and pictures that the documents show are those that the results beside them make, and none is missing.
+#[test]
+fn the_tables_of_the_documents_are_those_of_their_results() {
+    let dir = tempfile::tempdir().unwrap();
+    let kept = Path::new("docs/experiments/results");
+    let shown = std::fs::read_to_string("docs/RESULTS.md").unwrap();
+    let declared = std::fs::read_dir("docs/experiments").unwrap().map(|entry| entry.unwrap().path());
+    let names = declared.filter(|file| file.extension().is_some_and(|end| end == "toml"));
+    let names: Vec<String> = names.map(|file| file.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
+    assert!(names.iter().any(|name| kept.join(format!("{name}.jsonl")).exists()), "there are no results");
+    for name in names {
+        let is_shown = shown.contains(&format!("experiments/results/{name}.md"));
+        assert_eq!(is_shown, kept.join(format!("{name}.jsonl")).exists(), "{name}: results and what shows them");
+        if !is_shown {
+            continue;
+        }
+        let results = format!("{name}.jsonl");
+        std::fs::copy(kept.join(&results), dir.path().join(&results)).unwrap();
+        let file = format!("docs/experiments/{name}.toml");
+        let summary = succeed(dir.path(), &["experiment", &file, "--out", path(dir.path()), "--json", "--dry-run"]);
+        let summary: Value = serde_json::from_str(&summary).unwrap();
+        assert_eq!(summary["cells"], summary["kept"], "{name}: `make experiments` has more to do");
+        succeed(dir.path(), &["experiment", &file, "--out", path(dir.path())]);
+        for end in ["md", "csv", "svg"] {
+            let part = format!("{name}.{end}");
+            let read = |folder: &Path| std::fs::read_to_string(folder.join(&part)).unwrap();
+            assert_eq!(read(kept), read(dir.path()), "{part}: `make experiments` makes another");
+        }
+        assert!(shown.contains(&format!("experiments/results/{name}.svg")), "{name}");
     }
 }

@@ -471,9 +471,10 @@ fn errors_name_the_file_and_write_nothing() {
     let broken = folder.write("broken.plan.json", &broken.to_string());
     let garbage = folder.write("garbage.json", "{\"budget\": 1}\n[]");
     let table = folder.write("table.json", "budget,peak\n");
-    let unbudgeted = folder.write("unbudgeted.json", "{\"peak\": 1}");
-    let empty = folder.write("empty.json", "{\"budget\": 1, \"peak\": null}\n\n");
-    let foreign = folder.write("foreign.json", r#"{"budget":9,"peak":9,"time":1000,"overhead":0.0,"lower_bound":0.0}"#);
+    let unbudgeted = folder.write("unbudgeted.json", r#"{"baseline_time": 127000, "points": [{"peak": 1}]}"#);
+    let empty = folder.write("empty.json", "{\"baseline_time\": 127000, \"points\": [{\"budget\": 1}]}\n\n");
+    let foreign = folder.write("foreign.json", r#"{"baseline_time": 127001, "points": []}"#);
+    let endless = "/dev/zero";
     let cases: Vec<(Vec<&str>, Vec<&str>)> = vec![
         (vec!["report"], vec!["PROBLEM"]),
         (vec!["report", TINY, "-o", &out], vec!["PLAN"]),
@@ -493,12 +494,13 @@ fn errors_name_the_file_and_write_nothing() {
         (vec!["report", TINY, &tight, "--svg", &out, "--sweep", &empty], vec!["--out"]),
         (
             vec!["report", TINY, &tight, "-o", &out, "--sweep", &garbage],
-            vec!["garbage.json is not a plimsoll sweep --json file: line 2"],
+            vec!["garbage.json is not a plimsoll sweep --json file: missing field `baseline_time` at line 1"],
         ),
         (vec!["report", TINY, &tight, "-o", &out, "--sweep", &table], vec!["table.json is not", "line 1"]),
-        (vec!["report", TINY, &tight, "-o", &out, "--sweep", &unbudgeted], vec!["line 1: it has no \"budget\""]),
+        (vec!["report", TINY, &tight, "-o", &out, "--sweep", &unbudgeted], vec!["missing field `budget` at line 1"]),
         (vec!["report", TINY, &tight, "-o", &out, "--sweep", &empty], vec!["it holds no budget with a plan"]),
-        (vec!["report", TINY, &tight, "-o", &out, "--sweep", &foreign], vec!["line 1", "not of this problem"]),
+        (vec!["report", TINY, &tight, "-o", &out, "--sweep", &foreign], vec!["it is of another problem"]),
+        (vec!["report", TINY, &tight, "-o", &out, "--sweep", endless], vec!["/dev/zero is too large"]),
         (vec!["report", TINY, &tight, "-o", &out, "--sweep", "/no/such.json"], vec!["cannot read /no/such.json"]),
         (vec!["diff", TINY, &tight], vec!["SECOND"]),
         (vec!["diff", TINY, &tight, &broken], vec!["broken.plan.json: illegal plan"]),

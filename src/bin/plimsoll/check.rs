@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use plimsoll::Error;
 use plimsoll::plan::simulate;
+use plimsoll::{Bytes, Error};
+use serde::Serialize;
 
 use crate::input;
 use crate::output::{self, Failure};
@@ -16,6 +17,22 @@ pub struct Args {
     problem: PathBuf,
     /// Plan file; `-` reads standard input
     plan: PathBuf,
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `--json` prints of a plan that passes. Bytes, nanoseconds, a fraction of the baseline's time.
+#[derive(Serialize)]
+struct Report {
+    ok: bool,
+    steps: usize,
+    peak: Bytes,
+    budget: Bytes,
+    host_peak: Bytes,
+    time: u64,
+    baseline_time: u64,
+    overhead: f64,
 }
 
 /// The checker judges the steps; what the plan predicts is compared with the simulator.
@@ -33,6 +50,18 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     // The times of a graph may be measured anew; a plan stays legal then, but not its prediction.
     if predicted.time != timeline.time {
         return Err(differs("a time in nanoseconds", predicted.time.get(), timeline.time.get()).into());
+    }
+    if args.json {
+        return Ok(output::print(&output::json(&Report {
+            ok: true,
+            steps: plan.steps.len(),
+            peak: checked.peak,
+            budget: plan.budget,
+            host_peak: checked.host_peak,
+            time: timeline.time.get(),
+            baseline_time: predicted.baseline_time.get(),
+            overhead: predicted.overhead,
+        }))?);
     }
     Ok(output::print(&output::rows([
         ("ok", format!("{} steps, legal and within the budget", plan.steps.len())),

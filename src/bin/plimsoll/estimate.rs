@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use plimsoll::cost::{DeviceSpec, Problem};
-use plimsoll::plan::Plan;
+use plimsoll::graph::Phase;
+use plimsoll::plan::{Plan, Step};
 use plimsoll::solver::{self, Options};
 use plimsoll::{Budget, Bytes, Error, Result};
 use serde::Serialize;
@@ -23,7 +24,7 @@ pub struct Args {
     #[arg(long, value_name = "KEY=VALUE", allow_hyphen_values = true)]
     set: Vec<String>,
     /// Bytes of optimizer state per trained parameter of the model (Adam: 8)
-    #[arg(long, value_name = "BYTES", default_value_t = 8.0)]
+    #[arg(long, value_name = "BYTES", default_value_t = 8.0, allow_hyphen_values = true, value_parser = trace::optimizer_bytes)]
     optimizer_bytes: f64,
     /// Device to fit, by name (`plimsoll devices`) or a device file; a model's costs are then computed for it
     /// instead of measured here
@@ -54,6 +55,10 @@ struct Report {
     /// Capacity less what the chosen plan takes.
     headroom: Option<Bytes>,
     keep_all: Row,
+    /// A step of plain Burn: everything kept, and autodiff's record of it where that is in the same memory.
+    plain: Row,
+    /// That record, wherever it is.
+    tape: Bytes,
     /// The plan for the capacity, where keeping everything does not fit.
     plan: Option<Row>,
     /// The smallest peak that a plan was found for.
@@ -73,15 +78,22 @@ struct Row {
     gradients: u64,
     activations: u64,
     workspace: u64,
+    /// Autodiff's record of the ops; planned steps have none.
+    tape: u64,
 }
 
 impl Row {
     fn of(picture: &Picture, overhead: f64) -> Self {
-        let level = picture.levels.get(picture.timeline.peak_step).copied().unwrap_or_default();
+        Self::at(picture, picture.timeline.peak_step, overhead, 0)
+    }
+
+    /// What is live during a step, with a tape.
+    fn at(picture: &Picture, step: usize, overhead: f64, tape: u64) -> Self {
+        let level = picture.levels.get(step).copied().unwrap_or_default();
         let at = |category: Category| level[category.index()];
         use Category::{Activations, Backward, Gradients, Inputs, Parameters, Recomputed, Results, State, Workspace};
         Self {
-            peak: picture.timeline.peak,
+            peak: Bytes(level.iter().sum::<u64>().saturating_add(tape)),
             overhead,
             parameters: at(Parameters),
             state: at(State),
@@ -89,13 +101,45 @@ impl Row {
             gradients: at(Gradients),
             activations: at(Activations) + at(Recomputed) + at(Backward) + at(Results),
             workspace: at(Workspace),
+            tape,
         }
+    }
+
+    /// A step of plain Burn, whose tape grows with each op of the forward and is there to the end, where it is in
+    /// the device's own memory.
+    fn of_plain(everything: &Picture, problem: &Problem) -> Self {
+        let each = if on_the_host(problem) { TAPE_PER_OP } else { 0 };
+        let mut recorded = 0;
+        let with_tape = everything.steps.iter().zip(&everything.levels).enumerate().map(|(step, (what, level))| {
+            recorded += u64::from(is_recorded(what, problem));
+            (level.iter().sum::<u64>().saturating_add(recorded * each), step, recorded * each)
+        });
+        let fullest = with_tape.max_by_key(|&(bytes, step, _)| (bytes, std::cmp::Reverse(step)));
+        let (_, step, tape) = fullest.unwrap_or_default();
+        Self::at(everything, step, 0.0, tape)
     }
 
     fn of_plan(plan: &Plan, problem: &Problem, categories: &Categories) -> Result<Self> {
         let picture = Picture::of_plan(String::new(), plan, problem, categories)?;
         Ok(Self::of(&picture, plan.predicted.overhead))
     }
+}
+
+/// Bytes that Burn's autodiff keeps on the heap for each op of the forward, until the backward has gone through it: the node
+/// and what counts references to it, the boxed backward step, what that checkpoints, and the op's entries in the
+/// tables of steps, parents, checkpoints and graphs, which grow by doubling. Measured on Burn 0.22 by what plain steps take
+/// beyond their tensors (docs/RESULTS.md). It weighs something where thousands of ops make small tensors.
+const TAPE_PER_OP: u64 = 700;
+
+/// Whether autodiff keeps a record of a step: of every op of the forward, tracked or not.
+fn is_recorded(step: &Step, problem: &Problem) -> bool {
+    let Step::Compute { op, .. } = step else { return false };
+    matches!(problem.graph.ops()[*op].phase, Phase::Forward | Phase::Loss)
+}
+
+/// Whether the device computes in the host's memory, where autodiff's tape is.
+fn on_the_host(problem: &Problem) -> bool {
+    problem.device.name == "cpu" || problem.device.name.starts_with("flex ")
 }
 
 /// The largest batches that fit.
@@ -155,6 +199,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let everything = Picture::of_baseline(&problem, &categories);
     let capacity = capacity(args, spec.as_ref(), &problem, everything.timeline.peak)?;
     let keep_all = Row::of(&everything, 0.0);
+    let recorded = everything.steps.iter().filter(|step| is_recorded(step, &problem)).count() as u64;
     let least = least(&problem, &categories, &args.solving.solver, &options)?;
     let kept = capacity.map(|capacity| keep_all.peak <= capacity);
     let plan = match capacity.filter(|_| kept == Some(false)) {
@@ -179,6 +224,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         fits_with_everything_kept: kept,
         headroom: capacity.zip(best).map(|(capacity, peak)| capacity.saturating_sub(peak)),
         smallest_device: Devices { keep_all: smallest(keep_all.peak), planned: smallest(least_peak) },
+        plain: Row::of_plain(&everything, &problem),
+        tape: Bytes(recorded * TAPE_PER_OP),
         keep_all,
         plan,
         least,
@@ -305,8 +352,8 @@ fn told(report: &Report) -> String {
     }
     text.push_str(&output::rows(rows));
     text.push('\n');
-    let columns = [Some(&report.keep_all), report.plan.as_ref(), report.least.as_ref()];
-    let titles = ["everything kept", "plan that fits", "smallest found"];
+    let columns = [Some(&report.plain), Some(&report.keep_all), report.plan.as_ref(), report.least.as_ref()];
+    let titles = ["plain Burn", "everything kept", "plan that fits", "smallest found"];
     let shown: Vec<(&str, &Row)> = titles.into_iter().zip(columns).filter_map(|(t, row)| Some((t, row?))).collect();
     let mut table =
         vec![std::iter::once("at the peak").chain(shown.iter().map(|(t, _)| *t)).map(str::to_owned).collect()];
@@ -319,6 +366,7 @@ fn told(report: &Report) -> String {
     line("inputs, constants", &|row| Bytes(row.inputs).to_string());
     line("activations", &|row| Bytes(row.activations).to_string());
     line("workspace", &|row| Bytes(row.workspace).to_string());
+    line("autodiff's tape", &|row| Bytes(row.tape).to_string());
     line("all", &|row| row.peak.to_string());
     line("time", &|row| format!("+{}", output::percent(row.overhead)));
     text.push_str(&output::table(&table, &(1..=shown.len()).collect::<Vec<_>>()));

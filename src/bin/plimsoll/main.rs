@@ -72,8 +72,7 @@ enum Command {
     /// Run a pipeline schedule: how long it takes, and what each device holds
     Simulate(Box<simulate::Args>),
     /// List the solvers
-    #[command(after_help = "Example: plimsoll solvers")]
-    Solvers,
+    Solvers(solvers::Args),
     /// List the devices that can be planned for without having them
     Devices(devices::Args),
     /// Serve this machine's devices to other processes and machines
@@ -112,7 +111,7 @@ fn main() -> ExitCode {
         Command::Experiment(args) => experiment::run(&args),
         Command::Pipeline(args) => pipeline::run(&args),
         Command::Simulate(args) => simulate::run(&args),
-        Command::Solvers => solvers::run(),
+        Command::Solvers(args) => solvers::run(&args),
         Command::Devices(args) => devices::run(&args),
         Command::Worker(args) => serve::run(&args),
         Command::Completions(args) => shell::completions(&args),

@@ -1,7 +1,7 @@
 //! `plimsoll pipeline`.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use plimsoll::cost::Problem;
 use plimsoll::joint::{self, Method, Options, PipelinePlan, plan_best};
@@ -9,9 +9,9 @@ use plimsoll::pipeline::Topology;
 use plimsoll::{Budget, Bytes, Error, Nanos, Result};
 use serde::Serialize;
 
-use crate::input;
 use crate::output::{self, Failure};
 use crate::simulate::{grid, picture};
+use crate::{input, solving};
 
 /// Cut a model into pipeline stages and plan them together: cuts, schedule, recomputation, offload.
 #[derive(clap::Args)]
@@ -202,10 +202,7 @@ fn topology(args: &Args) -> Result<Topology> {
 }
 
 fn options(args: &Args) -> Result<Options> {
-    let time_limit = Duration::try_from_secs_f64(args.time_limit).map_err(|_| Error::InvalidSetting {
-        name: "--time-limit".into(),
-        why: format!("{} is not a number of seconds, zero or more", args.time_limit),
-    })?;
+    let time_limit = solving::limit(args.time_limit)?;
     let method: Method = args.method.parse()?;
     let (schedule, chunks, replicas) = (args.schedule.clone(), args.chunks, args.replicas);
     Ok(Options { schedule, chunks, method, replicas, time_limit, ..Options::default() })

@@ -24,7 +24,7 @@ pub struct Args {
     budget: String,
     #[command(flatten)]
     solving: Solving,
-    /// Write the plan to this file, compressed if it ends in .zst
+    /// Write the plan to this file, compressed if it ends in .zst; `-` writes it to standard output, and nothing else
     #[arg(long, short, value_name = "PLAN")]
     out: Option<PathBuf>,
     /// Print one JSON object instead of a table
@@ -64,6 +64,14 @@ struct Refusal<'a> {
 pub fn run(args: &Args) -> Result<(), Failure> {
     let budget: Budget = args.budget.parse()?;
     let options = args.solving.options()?;
+    let alone = args.out.as_ref().is_some_and(|out| out.as_os_str() == "-");
+    if alone && args.json {
+        let why = "`--json` and the plan itself would both be written to standard output: choose one".into();
+        return Err(Error::InvalidSetting { name: "--out".into(), why }.into());
+    }
+    if let Some(out) = &args.out {
+        input::spare(out, [args.problem.as_path()])?;
+    }
     let problem = input::problem(&args.problem)?;
     let (_, baseline) = solver::baseline(&problem);
     let budget = budget.resolve(baseline.peak)?;
@@ -74,6 +82,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     match found {
         Ok(plan) => {
             plimsoll::check::check(&problem, &plan)?;
+            if alone {
+                return Ok(output::print(&format!("{}\n", plan.to_json()))?);
+            }
             if let Some(out) = &args.out {
                 plan.save(out)?;
             }

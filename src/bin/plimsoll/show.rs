@@ -2,8 +2,12 @@
 
 use std::path::PathBuf;
 
+use plimsoll::Bytes;
 use plimsoll::cost::Problem;
-use plimsoll::plan::{Plan, Step, Timeline, render_steps, render_timeline, simulate};
+use plimsoll::entity::ValueId;
+use plimsoll::plan::{Plan, Status, Step, Timeline, render_steps, render_timeline, simulate};
+
+use serde::Serialize;
 
 use crate::input;
 use crate::output::{self, Failure};
@@ -26,6 +30,45 @@ pub struct Args {
     /// How many of the largest values to list
     #[arg(long, default_value = "10")]
     values: usize,
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `--json` prints. Bytes, nanoseconds, fractions of the baseline's time.
+#[derive(Serialize)]
+struct Report<'a> {
+    problem: &'a str,
+    ops: usize,
+    solver: &'a str,
+    status: Status,
+    budget: Bytes,
+    peak: Bytes,
+    peak_step: usize,
+    host_peak: Bytes,
+    time: u64,
+    baseline_peak: Bytes,
+    baseline_time: u64,
+    overhead: f64,
+    lower_bound: f64,
+    computes: usize,
+    offloads: u32,
+    /// The largest values that own their storage.
+    values: Vec<Row>,
+    /// What is live during each step.
+    live: &'a [Bytes],
+    /// With `--steps`: the steps, as in the plan.
+    steps: Option<&'a [Step]>,
+}
+
+#[derive(Serialize)]
+struct Row {
+    value: String,
+    bytes: Bytes,
+    made_by: Option<String>,
+    computes: u32,
+    offloads: u32,
+    fate: String,
 }
 
 /// Height of the picture in lines.
@@ -37,6 +80,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     // What is shown is what would run, so it must be able to run.
     plimsoll::check::check(&problem, &plan)?;
     let timeline = simulate(&problem, &plan.steps)?;
+    if args.json {
+        return Ok(output::print(&output::json(&report(&problem, &plan, &timeline, args)))?);
+    }
     let mut text = summary(&problem, &plan, &timeline);
     text.push('\n');
     text.push_str(&largest(&problem, &plan, args.values));
@@ -49,11 +95,48 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     Ok(output::print(&text)?)
 }
 
+fn report<'a>(problem: &'a Problem, plan: &'a Plan, timeline: &'a Timeline, args: &Args) -> Report<'a> {
+    let (graph, predicted) = (&problem.graph, &plan.predicted);
+    let uses = Uses::count(problem, &plan.steps);
+    let row = |v: ValueId| Row {
+        value: graph.describe_value(v),
+        bytes: graph.values()[v].bytes,
+        made_by: graph.values()[v].producer.map(|op| graph.describe_op(op)),
+        computes: uses.computes[v],
+        offloads: uses.offloads[v],
+        fate: uses.fate(problem, v),
+    };
+    Report {
+        problem: &problem.name,
+        ops: graph.ops().len(),
+        solver: &plan.solver,
+        status: predicted.status,
+        budget: plan.budget,
+        peak: timeline.peak,
+        peak_step: timeline.peak_step,
+        host_peak: timeline.host_peak,
+        time: timeline.time.get(),
+        baseline_peak: predicted.baseline_peak,
+        baseline_time: predicted.baseline_time.get(),
+        overhead: predicted.overhead,
+        lower_bound: predicted.lower_bound,
+        computes: computes(plan),
+        offloads: uses.offloads.values().sum(),
+        values: by_size(problem).into_iter().take(args.values).map(row).collect(),
+        live: &timeline.live,
+        steps: args.steps.then_some(&plan.steps),
+    }
+}
+
+fn computes(plan: &Plan) -> usize {
+    plan.steps.iter().filter(|s| matches!(s, Step::Compute { .. })).count()
+}
+
 fn summary(problem: &Problem, plan: &Plan, timeline: &Timeline) -> String {
     let graph = &problem.graph;
     let predicted = &plan.predicted;
     let uses = Uses::count(problem, &plan.steps);
-    let ran: usize = plan.steps.iter().filter(|s| matches!(s, Step::Compute { .. })).count();
+    let ran = computes(plan);
     let offloads: u32 = uses.offloads.values().sum();
     let name = if problem.name.is_empty() { "(unnamed)" } else { &problem.name };
     let mut rows = vec![

@@ -14,6 +14,9 @@ pub struct Solving {
     /// Seconds the solver may take
     #[arg(long, default_value = "10", value_name = "SECONDS", allow_hyphen_values = true)]
     time_limit: f64,
+    /// Search steps the solver may take: with a time limit that is never reached, plans are the same on every machine
+    #[arg(long, value_name = "STEPS", allow_hyphen_values = true, value_parser = clap::value_parser!(u64).range(1..))]
+    node_limit: Option<u64>,
     /// Seed of every random choice of the solver
     #[arg(long, default_value = "0", allow_hyphen_values = true)]
     seed: u64,
@@ -25,11 +28,20 @@ pub struct Solving {
 impl Solving {
     /// The options, once the solver is known to exist: a wrong name is an error, not a wait.
     pub fn options(&self) -> Result<Options> {
-        let time_limit = Duration::try_from_secs_f64(self.time_limit).map_err(|_| Error::InvalidSetting {
-            name: "--time-limit".into(),
-            why: format!("{} is not a number of seconds, zero or more", self.time_limit),
-        })?;
+        let time_limit = limit(self.time_limit)?;
         plimsoll::solver::by_name(&self.solver)?;
-        Ok(Options { time_limit, seed: self.seed, inplace: !self.no_inplace, ..Options::default() })
+        let (node_limit, seed) = (self.node_limit, self.seed);
+        Ok(Options { time_limit, node_limit, seed, inplace: !self.no_inplace, ..Options::default() })
     }
+}
+
+/// What `--time-limit` says.
+pub fn limit(seconds: f64) -> Result<Duration> {
+    Duration::try_from_secs_f64(seconds).map_err(|_| Error::InvalidSetting {
+        name: "--time-limit".into(),
+        why: match seconds.abs() {
+            1e15.. => format!("{seconds:e} seconds are more than there can be"),
+            _ => format!("{seconds} is not a number of seconds, zero or more"),
+        },
+    })
 }

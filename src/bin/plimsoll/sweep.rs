@@ -32,12 +32,23 @@ pub struct Args {
     /// Write to this file instead of standard output
     #[arg(long, short, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Print one JSON object per budget instead of a table
+    /// Print one JSON object instead of a table
     #[arg(long, conflicts_with = "csv")]
     json: bool,
     /// Print comma-separated values instead of a table
     #[arg(long)]
     csv: bool,
+}
+
+/// What `--json` prints: the problem, what keeping everything takes, and a point for each budget.
+#[derive(Serialize)]
+struct Curve<'a> {
+    problem: &'a str,
+    ops: usize,
+    solver: &'a str,
+    baseline_peak: Bytes,
+    baseline_time: u64,
+    points: &'a [Row],
 }
 
 /// One budget in a report. Bytes, nanoseconds, fractions of the baseline's time; what there is no
@@ -78,6 +89,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let options = args.solving.options()?;
     let [from, to] = [&args.from, &args.to].map(|text| text.as_ref().map(|text| text.parse::<Budget>()).transpose());
     let (from, to) = (from?, to?);
+    if let Some(out) = &args.out {
+        input::spare(out, [args.problem.as_path()])?;
+    }
     let problem = input::problem(&args.problem)?;
     let name = &args.solving.solver;
     let points = progress::shown(&options, |options| {
@@ -89,7 +103,17 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     }
     let rows: Vec<Row> = points.iter().map(Row::new).collect();
     let text = match (args.json, args.csv) {
-        (true, _) => rows.iter().map(output::json).collect(),
+        (true, _) => {
+            let baseline = solver::baseline(&problem).1;
+            output::json(&Curve {
+                problem: &problem.name,
+                ops: problem.graph.ops().len(),
+                solver: name,
+                baseline_peak: baseline.peak,
+                baseline_time: baseline.time.get(),
+                points: &rows,
+            })
+        }
         (_, true) => csv(&rows),
         _ => table(&problem, &points, &rows),
     };

@@ -1,12 +1,13 @@
 //! `plimsoll trace`.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use plimsoll::cost::{DeviceSpec, Problem, Profile, Roofline};
 use plimsoll::zoo::{ZooModel, ZooVisitor};
-use plimsoll::{Budget, Error, Rematerialize, Result, Settings, zoo};
+use plimsoll::{Budget, Bytes, Error, Rematerialize, Result, Settings, zoo};
+use serde::Serialize;
 
 use crate::output::{self, Failure};
 
@@ -24,7 +25,7 @@ pub struct Args {
     #[arg(long, value_name = "KEY=VALUE", allow_hyphen_values = true)]
     set: Vec<String>,
     /// Bytes of optimizer state per trained parameter (Adam: 8)
-    #[arg(long, value_name = "BYTES", default_value_t = 8.0)]
+    #[arg(long, value_name = "BYTES", default_value_t = 8.0, allow_hyphen_values = true, value_parser = optimizer_bytes)]
     optimizer_bytes: f64,
     /// Run nothing and take times from the roofline model of another device, for example 312e12,2e12
     #[arg(long, value_name = "FLOPS,BYTES_PER_S", allow_hyphen_values = true)]
@@ -48,13 +49,52 @@ pub struct Args {
     /// List the models and their settings
     #[arg(long, conflicts_with_all = ["model", "set", "roofline", "device", "profile", "save_profile", "out"])]
     list: bool,
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `--json` prints of a trace. Bytes, nanoseconds.
+#[derive(Serialize)]
+struct Traced<'a> {
+    problem: &'a str,
+    ops: usize,
+    values: usize,
+    resident: Bytes,
+    peak: Bytes,
+    time: u64,
+    file: String,
+}
+
+/// What `--list --json` prints.
+#[derive(Serialize)]
+struct Models {
+    models: Vec<Model>,
+}
+
+#[derive(Serialize)]
+struct Model {
+    name: &'static str,
+    about: &'static str,
+    settings: Vec<Setting>,
+}
+
+#[derive(Serialize)]
+struct Setting {
+    name: &'static str,
+    about: &'static str,
+    default: &'static str,
 }
 
 /// List, or trace and save.
 pub fn run(args: &Args) -> Result<(), Failure> {
     let (Some(model), Some(out)) = (&args.model, &args.out) else {
-        return Ok(output::print(&list())?);
+        return Ok(output::print(&if args.json { output::json(&models()) } else { list() })?);
     };
+    if args.json && out.as_os_str() == "-" {
+        let why = "`--json` and the problem itself would both be written to standard output: choose one".into();
+        return Err(Error::InvalidSetting { name: "--out".into(), why }.into());
+    }
     let settings = args.set.iter().map(|text| setting(text)).collect::<Result<Vec<_>>>()?;
     let mut spec = args.device.as_deref().map(DeviceSpec::find).transpose()?;
     if let (Some(spec), Some(size)) = (&mut spec, &args.host_memory) {
@@ -80,7 +120,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         return Ok(output::print(&format!("{}\n", problem.to_json()))?);
     }
     problem.save(out)?;
-    Ok(output::print(&summary(&problem, out.display()))?)
+    let told = if args.json { output::json(&traced_report(&problem, out)) } else { summary(&problem, out.display()) };
+    Ok(output::print(&told)?)
 }
 
 /// A setting given as `key=value`.
@@ -88,6 +129,15 @@ pub fn setting(text: &str) -> Result<(String, String)> {
     match text.split_once('=') {
         Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.trim().to_owned())),
         _ => Err(Error::InvalidSetting { name: format!("--set {text}"), why: "write it as key=value".into() }),
+    }
+}
+
+/// Bytes of optimizer state per parameter.
+pub fn optimizer_bytes(text: &str) -> std::result::Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| "it is not a number".to_owned())?;
+    match number.is_finite() && number >= 0.0 {
+        true => Ok(number),
+        false => Err("it is not a number of bytes, zero or more".to_owned()),
     }
 }
 
@@ -176,6 +226,26 @@ fn summary(problem: &Problem, file: impl std::fmt::Display) -> String {
         ("time", baseline.time.to_string()),
         ("file", file.to_string()),
     ])
+}
+
+fn traced_report<'a>(problem: &'a Problem, file: &Path) -> Traced<'a> {
+    let baseline = plimsoll::solver::baseline(problem).1;
+    Traced {
+        problem: &problem.name,
+        ops: problem.graph.ops().len(),
+        values: problem.graph.values().len(),
+        resident: problem.graph.resident_bytes(),
+        peak: baseline.peak,
+        time: baseline.time.get(),
+        file: file.display().to_string(),
+    }
+}
+
+fn models() -> Models {
+    let setting = |s: &zoo::Setting| Setting { name: s.name, about: s.about, default: s.default };
+    let model =
+        |m: &zoo::Spec| Model { name: m.name, about: m.about, settings: m.settings.iter().map(setting).collect() };
+    Models { models: zoo::models().iter().map(model).collect() }
 }
 
 fn list() -> String {

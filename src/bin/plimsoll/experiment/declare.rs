@@ -10,6 +10,7 @@ use toml::{Spanned, Value};
 
 use super::grid::{Case, Cell, Kind, Measure};
 use crate::hash::Hash;
+use crate::input;
 use crate::worker::Variant;
 
 /// The file. Anything else in it is an error that says where.
@@ -66,8 +67,7 @@ pub struct Experiment {
 
 /// Read a declaration and refuse what cannot be run.
 pub fn load(path: &Path) -> Result<Experiment> {
-    let io = |source| Error::Io { action: "read", path: path.to_owned(), source };
-    let text = std::fs::read_to_string(path).map_err(io)?;
+    let text = input::text(path)?;
     let reader = Reader { path, text: &text };
     let declared: Declared = toml::from_str(&text).map_err(|error| {
         let at = error.span().map_or(0..0, |span| span);
@@ -141,6 +141,10 @@ impl Reader<'_> {
 
     /// Keys of the other kind.
     fn refuse_what_has_no_meaning(&self, declared: &Declared) -> Result<()> {
+        self.each(declared.node_limit.as_slice(), |&steps| match steps {
+            0 => Err(Error::InvalidInput { why: "a search of no step finds nothing".into() }),
+            _ => Ok(()),
+        })?;
         let device = declared.device.as_ref().map(Spanned::span);
         let steps = [&declared.steps, &declared.warmup].map(|key| key.as_ref().map(Spanned::span));
         let of_measure = device.into_iter().chain(steps.into_iter().flatten()).next();
@@ -187,9 +191,7 @@ impl Reader<'_> {
         }
         let problems = self.each(&declared.problems, |file| {
             let path = beside(self.path, file);
-            let read = std::fs::read(&path);
-            let bytes = read.map_err(|source| Error::Io { action: "read", path, source })?;
-            Ok(Case::Problem { file: file.clone(), content: Hash::of(&bytes).to_string() })
+            Ok(Case::Problem { file: file.clone(), content: Hash::of(&input::bytes(&path)?).to_string() })
         })?;
         cases.extend(problems);
         Ok(cases)

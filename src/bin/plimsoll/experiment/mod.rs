@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! grid.toml -> cells, each named by its content -> results/grid.jsonl, a line as each ends
-//!                                                  results/grid.md, grid.csv at the end
+//!                                                  results/grid.md, grid.csv, grid.svg at the end
 //! ```
 //!
 //! Cells whose names are in the results already are not done again, whoever left them there: a run
@@ -11,6 +11,7 @@
 mod cells;
 mod declare;
 mod grid;
+mod picture;
 mod results;
 mod tables;
 
@@ -69,6 +70,8 @@ struct Summary {
     results: String,
     table: String,
     csv: String,
+    /// None where no cell has anything to draw.
+    picture: Option<String>,
 }
 
 /// Read, run what is missing, write tables.
@@ -93,6 +96,10 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let rows: Vec<&Record> = experiment.cells.iter().filter_map(|cell| records.get(&cell.key())).collect();
     write(&path("md"), &tables::markdown(&name, &experiment, &rows))?;
     write(&path("csv"), &tables::csv(&rows))?;
+    let picture = picture::draw(&name, &experiment, &rows);
+    if let Some(picture) = &picture {
+        write(&path("svg"), picture)?;
+    }
     let count = |statuses: &[&str]| rows.iter().filter(|r| statuses.contains(&r.outcome.status.as_str())).count();
     let summary = Summary {
         experiment: name.clone(),
@@ -107,6 +114,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         results: path("jsonl").display().to_string(),
         table: path("md").display().to_string(),
         csv: path("csv").display().to_string(),
+        picture: picture.map(|_| path("svg").display().to_string()),
     };
     Ok(output::print(&if args.json { output::json(&summary) } else { human(&summary) })?)
 }
@@ -146,6 +154,7 @@ fn human(summary: &Summary) -> String {
     }
     rows.push(("results", summary.results.clone()));
     rows.push(("tables", format!("{}, {}", summary.table, summary.csv)));
+    rows.extend(summary.picture.clone().map(|picture| ("picture", picture)));
     output::rows(rows)
 }
 

@@ -85,6 +85,10 @@ struct Shown {
 
 /// Check, play, draw, write.
 pub fn run(args: &Args) -> Result<(), Failure> {
+    for out in [&args.out, &args.svg, &args.trace].into_iter().flatten() {
+        let read = args.plans.iter().chain([&args.problem]).chain(&args.sweep);
+        input::spare(out, read.map(PathBuf::as_path))?;
+    }
     let (problem, plans) = input::checked(&args.problem, args.plans.iter().map(PathBuf::as_path))?;
     let categories = Categories::of(&problem);
     let mut pictures = Vec::new();

@@ -1,4 +1,4 @@
-//! The curve of a sweep: what `plimsoll sweep --json` prints, one object a line.
+//! The curve of a sweep: what `plimsoll sweep --json` prints.
 
 use std::path::Path;
 
@@ -18,39 +18,36 @@ pub struct Point {
     pub bound: f64,
 }
 
-/// A line of the file. What a later version adds is left alone.
+/// The file. What a later version adds is left alone.
 #[derive(Deserialize)]
-struct Line {
-    budget: Option<u64>,
+struct Curve {
+    baseline_time: u64,
+    points: Vec<Entry>,
+}
+
+/// One budget of it; without a plan it tells no time.
+#[derive(Deserialize)]
+struct Entry {
+    budget: u64,
     peak: Option<u64>,
     time: Option<u64>,
-    overhead: Option<f64>,
     lower_bound: Option<f64>,
 }
 
-/// Read the curve; `baseline` is the time of the problem with everything kept, which the overheads in the
-/// file must be of.
+/// Read the curve; `baseline` is the time of the problem with everything kept, which must be that of the file.
 pub fn load(path: &Path, baseline: Nanos) -> Result<Vec<Point>> {
-    let text = std::fs::read_to_string(path);
-    let text = text.map_err(|source| Error::Io { action: "read", path: path.to_owned(), source })?;
+    let text = crate::input::text(path)?;
     let fault =
         |why: String| Error::Format { file: path.display().to_string(), expected: "plimsoll sweep --json", why };
-    let mut points = Vec::new();
-    for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let at = |why: String| fault(format!("line {}: {why}", index + 1));
-        let line: Line = serde_json::from_str(line).map_err(|error| at(error.to_string()))?;
-        let Some(budget) = line.budget else { return Err(at("it has no \"budget\"".into())) };
-        let (Some(peak), Some(time), Some(overhead), Some(bound)) =
-            (line.peak, line.time, line.overhead, line.lower_bound)
-        else {
-            continue; // There is no plan for this budget.
-        };
-        let base = baseline.get() as f64;
-        if (base * (1.0 + overhead) - time as f64).abs() > 1.0 + 1e-6 * base {
-            return Err(at("its time and overhead are not of this problem: sweep it anew".into()));
-        }
-        points.push(Point { budget, peak, time, bound });
+    let curve: Curve = serde_json::from_str(&text).map_err(|error| fault(error.to_string()))?;
+    if curve.baseline_time != baseline.get() {
+        return Err(fault("it is of another problem, or of other times of its ops: sweep it anew".into()));
     }
+    let point = |entry: &Entry| {
+        let (peak, time, bound) = (entry.peak?, entry.time?, entry.lower_bound?);
+        Some(Point { budget: entry.budget, peak, time, bound })
+    };
+    let mut points: Vec<Point> = curve.points.iter().filter_map(point).collect();
     if points.is_empty() {
         return Err(fault("it holds no budget with a plan".into()));
     }
