@@ -67,7 +67,12 @@ impl<'a, 'm> Search<'a, 'm> {
             }
             if self.rng.below(3) == 0 && self.model.moves.has(Move::Shift) {
                 for _ in 0..1 + self.rng.below(4) {
-                    self.shift(&mut order);
+                    // What stands in the way is mostly at the peak.
+                    let from = match self.rng.below(2) {
+                        0 => self.evictor.sim.run(self.model, &order).at,
+                        _ => self.rng.below(order.len()),
+                    };
+                    self.shift(&mut order, from);
                 }
             }
             let rule = self.rule();
@@ -152,10 +157,9 @@ impl<'a, 'm> Search<'a, 'm> {
         true
     }
 
-    /// Run some unit earlier or later, and with it what stands in its way: what reads its results before the
+    /// Run the unit at a position earlier or later, and with it what stands in its way: what reads its results before the
     /// place it moves to, or makes what it reads.
-    fn shift(&mut self, order: &mut [u32]) {
-        let from = self.rng.below(order.len());
+    fn shift(&mut self, order: &mut [u32], from: usize) {
         let model = self.model;
         // Mostly near, sometimes far.
         let scale = 1 + self.rng.below(order.len().ilog2().max(5) as usize);
