@@ -65,11 +65,11 @@ impl<'a, 'm> Search<'a, 'm> {
             if !self.ruin(&mut order) {
                 return;
             }
-            if self.rng.below(3) == 0 && self.model.moves.has(Move::Shift) {
+            if self.rng.below(3) > 0 && self.model.moves.has(Move::Shift) {
                 for _ in 0..1 + self.rng.below(4) {
                     // What stands in the way is mostly at the peak.
-                    let from = match self.rng.below(2) {
-                        0 => self.evictor.sim.run(self.model, &order).at,
+                    let from = match self.rng.below(4) {
+                        0..3 => self.evictor.sim.run(self.model, &order).at,
                         _ => self.rng.below(order.len()),
                     };
                     self.shift(&mut order, from);
