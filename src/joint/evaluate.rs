@@ -12,7 +12,7 @@ use crate::cost::{Device, Problem};
 use crate::entity::{Entity, OpId};
 use crate::error::Result;
 use crate::graph::{Fnv, Replay};
-use crate::pipeline::{self, Action, ChunkCost, DeviceCost, Schedule, Topology, Workload};
+use crate::pipeline::{self, Action, ChunkCost, DeviceCost, Link, Schedule, Topology, Workload};
 use crate::plan::{Lowering, Plan, Predicted, Status, Step, lower};
 use crate::solver;
 use crate::units::{Bytes, Nanos};
@@ -32,6 +32,8 @@ pub(super) struct Evaluator<'a> {
     pub layout: &'a Layout,
     pub cuts: &'a [Cut],
     pub method: Method,
+    /// The devices of all replicas of the pipeline; `topology` is that of one.
+    pub whole: &'a Topology,
     pub replicas: usize,
     /// Limit on the search steps of each stage's plan.
     pub nodes: Cell<Option<u64>>,
@@ -65,6 +67,7 @@ impl<'a> Evaluator<'a> {
             layout,
             cuts,
             method: Method::Joint,
+            whole: topology,
             replicas: 1,
             nodes: Cell::new(None),
             deadline: None,
@@ -150,9 +153,8 @@ impl<'a> Evaluator<'a> {
             std::iter::once(0).chain(ends.iter().copied()).chain(std::iter::once(self.cuts.len() + 1)).collect();
         let mut chunks: Vec<Chunk> = Vec::with_capacity(schedule.chunks());
         for c in 0..schedule.chunks() {
-            let mut devices: Vec<usize> = schedule.routes().iter().map(|route| route[c].index()).collect();
-            devices.sort_unstable();
-            devices.dedup();
+            let devices: Vec<usize> =
+                schedule.replicas(pipeline::Chunk::at(c)).into_iter().map(pipeline::Device::index).collect();
             // Replicas run one plan: that for the slower device.
             let slow = devices.iter().copied().min_by_key(|&d| self.topology.devices()[d].speed).unwrap_or(0);
             let key = (edges[c], edges[c + 1], split, self.topology.devices()[slow].speed);
@@ -287,7 +289,7 @@ impl<'a> Evaluator<'a> {
                 forward: measure.forward,
                 input_gradient: measure.backward,
                 weight_gradient: measure.weights,
-                update: self.reduce(stage),
+                update: self.reduce(stage, &chunk.devices),
                 activation: measure.saved,
                 kept: measure.kept,
                 output: Bytes(sent),
@@ -360,16 +362,23 @@ impl<'a> Evaluator<'a> {
         }))
     }
 
-    /// Time of adding up the gradients of all replicas of the pipeline around a ring over the network between machines.
-    fn reduce(&self, stage: &Stage) -> Nanos {
-        let (replicas, link) = (self.replicas as u128, self.topology.between());
-        if replicas < 2 || link.bytes_per_s == 0 {
+    /// Time of adding up the gradients of a chunk on all devices with a replica of it (`devices` in one pipeline): around a
+    /// ring, as fast as the slowest link in it.
+    fn reduce(&self, stage: &Stage, devices: &[usize]) -> Nanos {
+        let stages = self.topology.devices().len();
+        let holders =
+            (0..self.replicas).flat_map(|r| devices.iter().map(move |d| pipeline::Device::at(r * stages + d)));
+        let holders: Vec<pipeline::Device> = holders.collect();
+        let next = holders.iter().cycle().skip(1);
+        let links = holders.iter().zip(next).filter(|(from, to)| from != to);
+        let Some(link) = links.map(|(&from, &to)| self.whole.link(from, to)).reduce(Link::slower) else {
             return Nanos::ZERO;
-        }
-        let rounds = 2 * (replicas - 1);
-        let bytes = u128::from(stage.gradients.get()) * rounds / replicas;
-        let sending = bytes * 1_000_000_000 / u128::from(link.bytes_per_s);
-        Nanos(u64::try_from(sending + rounds * u128::from(link.latency.get())).unwrap_or(u64::MAX >> 8))
+        };
+        let (count, rounds) = (holders.len() as u128, 2 * (holders.len() as u128 - 1));
+        let bytes = u128::from(stage.gradients.get()) * rounds / count;
+        let sending = link.sending(Bytes(u64::try_from(bytes).unwrap_or(u64::MAX)));
+        let waiting = rounds * u128::from(link.latency.get());
+        Nanos(u64::try_from(u128::from(sending.get()) + waiting).unwrap_or(u64::MAX >> 8))
     }
 }
 

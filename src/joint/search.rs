@@ -12,7 +12,7 @@ use super::{Options, PipelinePlan};
 use crate::cost::Problem;
 use crate::entity::EntityMap;
 use crate::error::{Error, Result};
-use crate::pipeline::{self, Action, Schedule, Shape, Topology};
+use crate::pipeline::{self, Action, DeviceCost, Schedule, Shape, Topology};
 use crate::units::{Bytes, Nanos};
 
 /// Ways to cut that are few enough to try them all.
@@ -75,26 +75,41 @@ impl FromStr for Method {
     }
 }
 
-/// Cut the step of a microbatch into stages for the devices of `topology`, choose a schedule, and plan every stage.
+/// Cut the step of a microbatch into stages for the devices of `topology`, choose a schedule, and plan every stage. With
+/// replicas, stages take what they take on the slowest of the devices that have them.
 ///
 /// # Errors
-/// [`Error::UnknownSchedule`]; [`Error::InvalidSetting`] when the model has fewer places to be cut than are needed, or
-/// the schedule cannot take the numbers of devices and microbatches; [`Error::Infeasible`] when nothing was found that
-/// fits.
+/// [`Error::UnknownSchedule`]; [`Error::InvalidSetting`] when the model has fewer places to be cut than are needed,
+/// devices or microbatches cannot be divided among the replicas, or the schedule cannot take their numbers;
+/// [`Error::Infeasible`] when nothing was found that fits.
 pub fn plan_pipeline(problem: &Problem, topology: &Topology, options: &Options) -> Result<PipelinePlan> {
     let refuse = |name: &str, why: String| Err(Error::InvalidSetting { name: name.into(), why });
     let devices = topology.devices().len();
     if options.microbatches == 0 {
         return refuse("microbatches", "there must be at least one".into());
     }
+    let replicas = options.replicas;
+    if replicas == 0 {
+        return refuse("replicas", "there must be at least one".into());
+    }
+    for (what, count) in [("devices", devices), ("microbatches", options.microbatches)] {
+        if !count.is_multiple_of(replicas) {
+            return refuse("replicas", format!("{count} {what} cannot be divided evenly among {replicas}"));
+        }
+    }
+    let bound = lower_bound(problem, topology, options.microbatches);
+    // From here on it is about one replica.
+    let whole = topology;
+    let topology = &whole.folded(replicas);
+    let devices = devices / replicas;
+    let options = &Options { microbatches: options.microbatches / replicas, ..options.clone() };
     let layout = Layout::new(problem);
     let cuts = layout.candidates(problem);
     let estimate = Estimate::new(problem, &layout, &cuts);
     let schedules = schedules(devices, cuts.len() + 1, options)?;
-    let bound = lower_bound(problem, topology, options.microbatches);
     let mut evaluator = Evaluator::new(problem, topology, &layout, &cuts, estimate.state);
     evaluator.method = options.method;
-    evaluator.replicas = options.replicas;
+    (evaluator.whole, evaluator.replicas) = (whole, replicas);
     evaluator.nodes.set(Some(options.node_limit.map_or(NODES, |nodes| nodes.min(NODES))));
     evaluator.deadline = Instant::now().checked_add(options.time_limit);
     evaluator.each = options.time_limit.div_f64(4.0 * devices as f64).min(std::time::Duration::from_secs(3));
@@ -123,9 +138,39 @@ pub fn plan_pipeline(problem: &Problem, topology: &Topology, options: &Options) 
         search.polish(&mut best)?;
     }
     let Some((mut plan, _)) = best else { return Err(search.nothing(problem)) };
+    spread(&mut plan, whole, replicas)?;
     plan.lower_bound = bound;
     plan.tried = search.evaluator.tried.get();
     Ok(plan)
+}
+
+/// From the plan of one replica to that of all.
+fn spread(plan: &mut PipelinePlan, whole: &Topology, replicas: usize) -> Result<()> {
+    if replicas == 1 {
+        return Ok(());
+    }
+    let stages = whole.devices().len() / replicas;
+    plan.schedule = plan.schedule.replicated(replicas)?;
+    for stage in &mut plan.stages {
+        let devices = (0..replicas).flat_map(|r| stage.devices.iter().map(move |d| r * stages + d));
+        stage.devices = devices.collect();
+    }
+    let workload = &mut plan.workload;
+    workload.links.clear();
+    let own = std::mem::take(&mut workload.devices);
+    for (place, cost) in whole.devices().iter().zip(own.iter().cycle()) {
+        workload.devices.push(DeviceCost { memory: Some(place.memory), ..*cost });
+    }
+    for (d, actions) in plan.schedule.devices().iter().enumerate() {
+        let here = pipeline::Device::at(d);
+        for peer in actions.iter().filter_map(|action| action.peer()) {
+            workload.links.insert((here, peer), whole.link(here, peer));
+            workload.links.insert((peer, here), whole.link(peer, here));
+        }
+    }
+    plan.run = pipeline::simulate(&plan.schedule, workload)?;
+    plan.makespan = plan.run.makespan;
+    Ok(())
 }
 
 /// The best pipeline for a batch that can be split in several ways: each problem is that of one microbatch where a step
