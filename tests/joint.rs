@@ -385,6 +385,12 @@ fn what_cannot_be_planned_is_refused() {
     let (roomy, tight) = (Topology::equal(2, Bytes(1 << 40)), Topology::equal(2, Bytes(1 << 20)));
     let found = plan(&tight, &options(Method::Joint));
     assert!(matches!(found, Err(Error::Infeasible { proved: true, .. })), "{found:?}");
+    assert!(found.unwrap_err().to_string().contains("parameters, summed gradients and optimizer state alone are"));
+    // All together would have enough for these, and none for the largest op.
+    let many = Topology::equal(32, Bytes(1 << 20));
+    let found = plan(&many, &options(Method::Joint));
+    assert!(matches!(found, Err(Error::Infeasible { proved: true, .. })), "{found:?}");
+    assert!(found.unwrap_err().to_string().contains("and no device has more than 1.00 MiB"));
     let found = plan(&roomy, &Options { microbatches: 0, ..options(Method::Joint) });
     assert!(matches!(found, Err(Error::InvalidSetting { .. })), "{found:?}");
     let found = plan(&roomy, &Options { schedule: Some("nonsense".into()), ..options(Method::Joint) });

@@ -185,7 +185,7 @@ fn replicas_train_as_their_sums_added() {
 fn every_zoo_model_trains_in_stages() {
     let _alone = alone();
     let (mut planned, mut recomputing) = (0, 0);
-    for spec in zoo::models().iter().filter(|spec| !["dropout", "lstm"].contains(&spec.name)) {
+    for spec in zoo::models().iter().filter(|spec| spec.name != "dropout") {
         let (name, model) = (spec.name, small(spec.name));
         let want = one_after_the_other(name, &model, 2, vec![0; 4]);
         let (got, reports, plan) = in_stages(name, &model, 2, Budget::Unlimited, options(4, "1f1b")).unwrap();

@@ -16,6 +16,7 @@
 //! The problem is that of one microbatch; a step takes `microbatches` of them and adds up their gradients. Replicas of the
 //! pipeline are all planned as one: the one whose every device is as weak as the weakest of those it stands for.
 
+mod bound;
 mod cuts;
 mod estimate;
 mod evaluate;
