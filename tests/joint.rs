@@ -337,7 +337,8 @@ fn replicas_share_devices_and_microbatches() {
     let pair = topology(&[0, 1], &[roomy; 2], &[100; 2], r#"{"bytes_per_s": 100000000}"#);
     let both = Options { schedule: Some("chimera".into()), ..own(2, 1) };
     let plan = plan_pipeline(&problem, &pair, &both).unwrap();
-    assert!(plan.workload.chunks.iter().all(|cost| cost.update >= Nanos(WEIGHTS * 10)));
+    let all: Nanos = plan.workload.chunks.iter().map(|cost| cost.update).sum();
+    assert_eq!(all, Nanos(6 * WEIGHTS * 10));
     for (replicas, microbatches, devices) in [(0, 8, 4), (3, 9, 4), (2, 7, 4), (5, 10, 4)] {
         let found = plan_pipeline(&problem, &Topology::equal(devices, Bytes(roomy)), &own(microbatches, replicas));
         assert!(matches!(found, Err(Error::InvalidSetting { .. })), "{found:?}");
