@@ -172,7 +172,8 @@ fn replicas_train_as_their_sums_added() {
             let (got, reports, plan) = in_stages("gpt", &model, devices, Budget::bytes(budget), own()).unwrap();
             assert_same(&what, &want, &got);
             assert_as_planned(&what, &reports, &plan, budget);
-            assert!(plan.stages.iter().any(|stage| stage.overhead > Nanos::ZERO));
+            // By other cuts or by recomputing: which of them depends on what ops were measured to take.
+            assert!(plan.run.devices.iter().all(|device| device.peak.get() <= budget));
         }
     }
     // The sum of all in one order is another number: what was compared says something.

@@ -143,9 +143,12 @@ pub fn plan_pipeline(problem: &Problem, topology: &Topology, options: &Options) 
         }
         search.evaluator.plain.set(false);
     }
+    // Where nothing fits yet the rest of the time goes to cuts that lack less.
+    let third = Instant::now().checked_add(options.time_limit / 3);
     for schedule in &schedules {
         for ends in search.starts(schedule) {
-            if best.is_some() && search.evaluator.late() {
+            let enough = options.method == Method::Joint && third.is_some_and(|third| Instant::now() >= third);
+            if search.evaluator.late() && best.is_some() || enough && best.is_none() {
                 break;
             }
             search.consider(&ends, schedule, &mut best)?;
