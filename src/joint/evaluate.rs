@@ -28,6 +28,8 @@ const SMALL: usize = 64;
 
 /// A way to run a stage.
 type Planned = (Measure, Vec<Step>);
+/// A stage with everything kept and with everything computed again, and what its [largest](Stage::largest) op needs.
+type Known = (Stage, Planned, Planned, u64);
 /// Stage (segments), whether its backward is split, speed in percent.
 type Key = (usize, usize, bool, u32);
 
@@ -53,8 +55,7 @@ pub(super) struct Evaluator<'a> {
     pub plain: Cell<bool>,
     /// Plan at fewer budgets.
     pub quick: Cell<bool>,
-    /// With everything kept, with everything computed again, and the [largest](Stage::largest) op.
-    stages: RefCell<BTreeMap<Key, (Stage, Planned, Planned, u64)>>,
+    stages: RefCell<BTreeMap<Key, Known>>,
     /// By what a stage and its budget come to: equal stages are planned once.
     plans: RefCell<BTreeMap<u128, Option<Planned>>>,
 }
@@ -220,7 +221,7 @@ impl<'a> Evaluator<'a> {
         }
         // Chosen already, for a replica.
         let old: Vec<Option<Planned>> = own.iter().map(|&c| chunks[c].chosen.clone()).collect();
-        let all = |pick: &dyn Fn(&(Stage, Planned, Planned, u64)) -> Planned| -> Vec<Planned> {
+        let all = |pick: &dyn Fn(&Known) -> Planned| -> Vec<Planned> {
             let each = own.iter().zip(&old);
             each.map(|(&c, old)| old.clone().unwrap_or_else(|| pick(&stages[&chunks[c].key]))).collect()
         };
