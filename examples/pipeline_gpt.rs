@@ -24,7 +24,7 @@ use burn::tensor::{Device, Tensor};
 use clap::Parser;
 use plimsoll::zoo::Configured as _;
 use plimsoll::zoo::gpt::{Gpt, GptConfig};
-use plimsoll::{Budget, Bytes, PipelineSettings, Rematerialize, alloc};
+use plimsoll::{Budget, Bytes, PipelineReport, PipelineSettings, Rematerialize, alloc};
 use text::Corpus;
 
 #[global_allocator]
@@ -195,7 +195,9 @@ fn in_stages(options: &Options, devices: Vec<Device>, config: &GptConfig, corpus
     for number in 0..options.steps {
         let step = model.step(batch(number), loss)?;
         let value = step.loss.into_scalar::<f32>();
-        println!("step {number}: loss {value:.4}, {:.1} ms", step.report.ran.as_secs_f64() * 1e3);
+        let slowest = step.pipeline.as_ref().map_or(0, PipelineReport::bottleneck);
+        let ran = step.report.ran.as_secs_f64() * 1e3;
+        println!("step {number}: loss {value:.4}, {ran:.1} ms, d{slowest} works longest");
         for (most, device) in most.iter_mut().zip(step.pipeline.iter().flat_map(|report| &report.devices)) {
             *most = (*most).max(device.measured_peak);
         }

@@ -44,6 +44,11 @@ const WEIGHTS: u64 = 300;
 
 /// Blocks one after the other; each backward reads the block's input and the gradient of its output.
 fn chain(blocks: &[Block]) -> Problem {
+    chain_of(blocks, false)
+}
+
+/// The same; `trained` blocks give out the gradients of their parameters too.
+fn chain_of(blocks: &[Block], trained: bool) -> Problem {
     let mut graph = GraphBuilder::new();
     let mut value = |name: String, bytes: u64, role: Role| {
         graph.value(NewValue { name, bytes: Bytes(bytes), role, ..NewValue::default() })
@@ -54,6 +59,8 @@ fn chain(blocks: &[Block]) -> Problem {
         (0..=n).map(|k| value(format!("a{k}"), size(k), if k == n { Role::Loss } else { Role::Activation })).collect();
     let gradients: Vec<ValueId> = (0..=n).map(|k| value(format!("g{k}"), size(k), Role::Activation)).collect();
     let weights: Vec<ValueId> = (0..n).map(|k| value(format!("w{k}"), WEIGHTS, Role::Parameter)).collect();
+    let sums = (0..n).filter(|_| trained).map(|k| value(format!("d{k}"), WEIGHTS, Role::Gradient));
+    let sums: Vec<ValueId> = sums.collect();
     let mut time = EntityMap::new();
     let mut op = |kind: &str, phase, inputs: Vec<ValueId>, outputs: Vec<ValueId>, nanos: u64| {
         time.push(Nanos(nanos));
@@ -69,11 +76,12 @@ fn chain(blocks: &[Block]) -> Problem {
             "Backward",
             Phase::Backward,
             vec![inputs[k], gradients[k + 1], weights[k]],
-            vec![gradients[k]],
+            std::iter::once(gradients[k]).chain(sums.get(k).copied()).collect(),
             blocks[k].backward,
         );
     }
     weights.iter().for_each(|&w| graph.resident(w));
+    sums.iter().for_each(|&sum| graph.output(sum));
     graph.output(inputs[n]);
     graph.output(gradients[0]);
     let graph = graph.finish().unwrap();
@@ -284,6 +292,59 @@ fn joint_planning_never_loses_to_a_baseline() {
     }
 }
 
+/// Replicas are planned as one pipeline on the weakest of their devices, and simulated on their own.
+#[test]
+fn replicas_share_devices_and_microbatches() {
+    let blocks: Vec<Block> =
+        (0..6u64).map(|k| Block { forward: 20 + 3 * k, backward: 40 + k, input: 30 + 5 * k }).collect();
+    let problem = chain_of(&blocks, true);
+    let topology = |nodes: &[u32], memory: &[u64], speed: &[u32], between: &str| {
+        let devices = nodes.iter().zip(memory).zip(speed);
+        let devices = devices
+            .map(|((node, memory), speed)| format!(r#"{{"node": {node}, "memory": {memory}, "speed": {speed}}}"#));
+        let devices = devices.collect::<Vec<_>>().join(", ");
+        let text =
+            format!(r#"{{"format": "plimsoll.topology", "version": 1, "devices": [{devices}], "between": {between}}}"#);
+        Topology::from_json(&text, "t").unwrap()
+    };
+    let free = "{}";
+    let need = equal_layers_need(&problem, 2).get();
+    let (roomy, tight) = (2 * need, need * 9 / 10);
+    let own = |microbatches, replicas| Options { microbatches, replicas, ..options(Method::Joint) };
+    for memory in [roomy, tight] {
+        let one = topology(&[0, 0], &[memory; 2], &[100, 80], free);
+        let alone = plan_pipeline(&problem, &one, &own(4, 1)).unwrap();
+        // The second replica is stronger here and there, but its steps wait for the first.
+        let all = topology(&[0, 0, 1, 1], &[memory, memory + 99, memory + 9, memory], &[100, 80, 120, 80], free);
+        let plan = plan_pipeline(&problem, &all, &own(8, 2)).unwrap();
+        verify(&problem, &all, &plan);
+        assert_eq!((plan.makespan, plan.schedule.microbatches()), (alone.makespan, 8));
+        assert_eq!(plan.stages.iter().map(|stage| stage.devices.clone()).collect::<Vec<_>>(), [vec![0, 2], vec![1, 3]]);
+        assert_eq!(plan.run.devices[..2], alone.run.devices);
+        assert_eq!(plan.run.devices[2..], alone.run.devices);
+        // Around a ring of two each sends half of its sum and half of the whole, and waits for two messages.
+        let linked =
+            topology(&[0, 0, 1, 1], &[memory; 4], &[100, 80, 100, 80], r#"{"latency": 7, "bytes_per_s": 100000000}"#);
+        let plan = plan_pipeline(&problem, &linked, &own(8, 2)).unwrap();
+        verify(&problem, &linked, &plan);
+        for (stage, cost) in plan.stages.iter().zip(&plan.workload.chunks) {
+            let blocks = stage.ops.iter().filter(|&&op| problem.graph.ops()[op].kind == "Backward").count() as u64;
+            assert_eq!(cost.update, Nanos(blocks * WEIGHTS * 10 + 2 * 7));
+        }
+        assert!(plan.makespan > alone.makespan);
+    }
+    // The routes of a bidirectional schedule are replicas too.
+    let pair = topology(&[0, 1], &[roomy; 2], &[100; 2], r#"{"bytes_per_s": 100000000}"#);
+    let both = Options { schedule: Some("chimera".into()), ..own(2, 1) };
+    let plan = plan_pipeline(&problem, &pair, &both).unwrap();
+    let all: Nanos = plan.workload.chunks.iter().map(|cost| cost.update).sum();
+    assert_eq!(all, Nanos(6 * WEIGHTS * 10));
+    for (replicas, microbatches, devices) in [(0, 8, 4), (3, 9, 4), (2, 7, 4), (5, 10, 4)] {
+        let found = plan_pipeline(&problem, &Topology::equal(devices, Bytes(roomy)), &own(microbatches, replicas));
+        assert!(matches!(found, Err(Error::InvalidSetting { .. })), "{found:?}");
+    }
+}
+
 /// Of several ways to split a batch the one with the shortest step, and none that does not fit.
 #[test]
 fn the_best_split_is_taken() {
@@ -325,6 +386,12 @@ fn what_cannot_be_planned_is_refused() {
     let (roomy, tight) = (Topology::equal(2, Bytes(1 << 40)), Topology::equal(2, Bytes(1 << 20)));
     let found = plan(&tight, &options(Method::Joint));
     assert!(matches!(found, Err(Error::Infeasible { proved: true, .. })), "{found:?}");
+    assert!(found.unwrap_err().to_string().contains("parameters, summed gradients and optimizer state alone are"));
+    // All together would have enough for these, and none for the largest op.
+    let many = Topology::equal(32, Bytes(1 << 20));
+    let found = plan(&many, &options(Method::Joint));
+    assert!(matches!(found, Err(Error::Infeasible { proved: true, .. })), "{found:?}");
+    assert!(found.unwrap_err().to_string().contains("and no device has more than 1.00 MiB"));
     let found = plan(&roomy, &Options { microbatches: 0, ..options(Method::Joint) });
     assert!(matches!(found, Err(Error::InvalidSetting { .. })), "{found:?}");
     let found = plan(&roomy, &Options { schedule: Some("nonsense".into()), ..options(Method::Joint) });

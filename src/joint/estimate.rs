@@ -4,6 +4,7 @@
 //! keeps, and what it runs again, is then a difference of sums up to its two cuts; a stage takes the first step of the
 //! ladder that fits. Neighbouring stages would choose a little differently: plans of the stages themselves decide.
 
+use super::bound;
 use super::cuts::{Cut, Layout, is_source};
 use crate::cost::Problem;
 use crate::entity::OpId;
@@ -25,6 +26,8 @@ struct Segment {
     footprint: u64,
     parameters: u64,
     gradients: u64,
+    /// The most one op needs in any plan, parameters that it reads left out.
+    floor: u64,
 }
 
 /// See the module's description.
@@ -79,6 +82,7 @@ impl Estimate {
                 segments[segment_of(op)].again[level] += time;
             }
         }
+        let alone = bound::alone(problem);
         for (id, op) in graph.ops().iter().filter(|(id, _)| !is_source(problem, *id)) {
             let segment = &mut segments[segment_of(id)];
             segment.time += problem.costs.time[id].get();
@@ -88,6 +92,11 @@ impl Estimate {
             storages.dedup();
             let own = storages.iter().map(|&s| &graph.storages()[s]).filter(|s| !s.resident).map(|s| s.bytes.get());
             segment.footprint = segment.footprint.max(own.sum::<u64>() + problem.costs.workspace[id].get());
+            let mut read: Vec<_> = op.inputs.iter().filter(|&&v| graph.values()[v].resident).collect();
+            read.sort_unstable();
+            read.dedup();
+            let read: u64 = read.into_iter().map(|&v| graph.values()[v].bytes.get()).sum();
+            segment.floor = segment.floor.max(alone[id].saturating_sub(read));
         }
         let (mut gradients, mut state) = (0u64, 0u64);
         for (id, value) in graph.values().iter() {
@@ -137,6 +146,31 @@ impl Estimate {
             times.push(level.map(|level| scaled(sum.time + sum.again[level])));
         }
         times
+    }
+
+    /// Whether there are cuts into as many stages as there are memories where parameters, summed gradients, optimizer
+    /// state and the largest op of each stage are no more than its memory.
+    pub fn could_fit(&self, memories: &[u64]) -> bool {
+        let n = self.segments();
+        let mut ends = vec![false; n + 1];
+        ends[0] = true;
+        for &memory in memories {
+            let mut next = vec![false; n + 1];
+            for from in (0..n).filter(|&from| ends[from]) {
+                let (mut parameters, mut gradients, mut floor) = (0u64, 0u64, 0u64);
+                for (to, segment) in self.segments.iter().enumerate().skip(from) {
+                    parameters += segment.parameters;
+                    gradients += segment.gradients;
+                    floor = floor.max(segment.floor);
+                    if parameters + gradients + (gradients as f64 * self.state) as u64 + floor > memory {
+                        break;
+                    }
+                    next[to + 1] = true;
+                }
+            }
+            ends = next;
+        }
+        ends[n]
     }
 
     /// The time of the forward and backward of each segment.

@@ -12,16 +12,24 @@ use crate::cost::{Device, Problem};
 use crate::entity::{Entity, OpId};
 use crate::error::Result;
 use crate::graph::{Fnv, Replay};
-use crate::pipeline::{self, Action, ChunkCost, DeviceCost, Schedule, Topology, Workload};
+use crate::pipeline::{self, Action, ChunkCost, DeviceCost, Link, Schedule, Topology, Workload};
 use crate::plan::{Lowering, Plan, Predicted, Status, Step, lower};
 use crate::solver;
 use crate::units::{Bytes, Nanos};
 
 /// Shares of what the backward needs beside what is saved, if nothing is recomputed, that plans get.
 const SHARES: [f64; 5] = [1.0, 0.7, 0.85, 1.25, 0.5];
+/// Shares of a device's room that all in flight save together, where nothing else fits: the less, the more is left for
+/// the one that computes everything else again.
+const SAVED: [f64; 4] = [0.4, 0.2, 0.08, 0.6];
+
+/// Ops of a stage up to which all ways to plan it are tried.
+const SMALL: usize = 64;
 
 /// A way to run a stage.
 type Planned = (Measure, Vec<Step>);
+/// A stage with everything kept and with everything computed again, and what its [largest](Stage::largest) op needs.
+type Known = (Stage, Planned, Planned, u64);
 /// Stage (segments), whether its backward is split, speed in percent.
 type Key = (usize, usize, bool, u32);
 
@@ -32,6 +40,8 @@ pub(super) struct Evaluator<'a> {
     pub layout: &'a Layout,
     pub cuts: &'a [Cut],
     pub method: Method,
+    /// The devices of all replicas of the pipeline; `topology` is that of one.
+    pub whole: &'a Topology,
     pub replicas: usize,
     /// Limit on the search steps of each stage's plan.
     pub nodes: Cell<Option<u64>>,
@@ -45,7 +55,7 @@ pub(super) struct Evaluator<'a> {
     pub plain: Cell<bool>,
     /// Plan at fewer budgets.
     pub quick: Cell<bool>,
-    stages: RefCell<BTreeMap<Key, (Stage, Planned, Planned)>>,
+    stages: RefCell<BTreeMap<Key, Known>>,
     /// By what a stage and its budget come to: equal stages are planned once.
     plans: RefCell<BTreeMap<u128, Option<Planned>>>,
 }
@@ -65,6 +75,7 @@ impl<'a> Evaluator<'a> {
             layout,
             cuts,
             method: Method::Joint,
+            whole: topology,
             replicas: 1,
             nodes: Cell::new(None),
             deadline: None,
@@ -110,7 +121,8 @@ impl<'a> Evaluator<'a> {
         let again = everything_again(&stage);
         let keep = (stage.measure(&keep)?, keep);
         let again = (stage.measure(&again)?, again);
-        self.stages.borrow_mut().insert(key, (stage, keep, again));
+        let largest = stage.largest();
+        self.stages.borrow_mut().insert(key, (stage, keep, again, largest));
         Ok(())
     }
 
@@ -145,22 +157,9 @@ impl<'a> Evaluator<'a> {
     /// Those of building stages and of the simulators.
     pub fn run(&self, ends: &[usize], schedule: &Schedule, below: Nanos) -> Result<Option<PipelinePlan>> {
         self.tried.set(self.tried.get() + 1);
-        let split = schedule.devices().iter().flatten().any(|action| matches!(action, Action::InputGradient(..)));
-        let edges: Vec<usize> =
-            std::iter::once(0).chain(ends.iter().copied()).chain(std::iter::once(self.cuts.len() + 1)).collect();
-        let mut chunks: Vec<Chunk> = Vec::with_capacity(schedule.chunks());
-        for c in 0..schedule.chunks() {
-            let mut devices: Vec<usize> = schedule.routes().iter().map(|route| route[c].index()).collect();
-            devices.sort_unstable();
-            devices.dedup();
-            // Replicas run one plan: that for the slower device.
-            let slow = devices.iter().copied().min_by_key(|&d| self.topology.devices()[d].speed).unwrap_or(0);
-            let key = (edges[c], edges[c + 1], split, self.topology.devices()[slow].speed);
-            self.prepare(key, slow)?;
-            chunks.push(Chunk { key, devices, chosen: None });
-        }
+        let mut chunks = self.chunks(ends, schedule)?;
         for device in 0..schedule.devices().len() {
-            if !self.fill(device, schedule, &mut chunks)? {
+            if self.fill(device, schedule, &mut chunks)? > 0 {
                 return Ok(None);
             }
         }
@@ -170,8 +169,35 @@ impl<'a> Evaluator<'a> {
         self.finish(schedule, chunks)
     }
 
-    /// Choose the plans of a device's chunks; whether they fit.
-    fn fill(&self, device: usize, schedule: &Schedule, chunks: &mut [Chunk]) -> Result<bool> {
+    /// For the same cuts: the bytes that each device lacks.
+    ///
+    /// # Errors
+    /// Those of building stages.
+    pub fn missing(&self, ends: &[usize], schedule: &Schedule) -> Result<Vec<u64>> {
+        let mut chunks = self.chunks(ends, schedule)?;
+        (0..schedule.devices().len()).map(|device| self.fill(device, schedule, &mut chunks)).collect()
+    }
+
+    /// The chunks of these cuts, their stages prepared.
+    fn chunks(&self, ends: &[usize], schedule: &Schedule) -> Result<Vec<Chunk>> {
+        let split = schedule.devices().iter().flatten().any(|action| matches!(action, Action::InputGradient(..)));
+        let edges: Vec<usize> =
+            std::iter::once(0).chain(ends.iter().copied()).chain(std::iter::once(self.cuts.len() + 1)).collect();
+        let mut chunks: Vec<Chunk> = Vec::with_capacity(schedule.chunks());
+        for c in 0..schedule.chunks() {
+            let devices: Vec<usize> =
+                schedule.replicas(pipeline::Chunk::at(c)).into_iter().map(pipeline::Device::index).collect();
+            // Replicas run one plan: that for the slower device.
+            let slow = devices.iter().copied().min_by_key(|&d| self.topology.devices()[d].speed).unwrap_or(0);
+            let key = (edges[c], edges[c + 1], split, self.topology.devices()[slow].speed);
+            self.prepare(key, slow)?;
+            chunks.push(Chunk { key, devices, chosen: None });
+        }
+        Ok(chunks)
+    }
+
+    /// Choose the plans of a device's chunks; the bytes that it lacks for the least of those there are.
+    fn fill(&self, device: usize, schedule: &Schedule, chunks: &mut [Chunk]) -> Result<u64> {
         let own: Vec<usize> = (0..chunks.len()).filter(|&c| chunks[c].devices.contains(&device)).collect();
         let stages = self.stages.borrow();
         let memory = self.topology.devices()[device].memory.get();
@@ -187,33 +213,42 @@ impl<'a> Evaluator<'a> {
             };
             fixed + resident + beside + flights.iter().map(held).max().unwrap_or(0)
         };
+        let parameters: u64 = own.iter().map(|&c| stages[&chunks[c].key].1.0.resident.get()).sum();
+        let largest = own.iter().map(|&c| stages[&chunks[c].key].3).max().unwrap_or(0);
+        let floor = fixed + parameters + largest;
+        if floor > memory {
+            return Ok(floor - memory);
+        }
         // Chosen already, for a replica.
         let old: Vec<Option<Planned>> = own.iter().map(|&c| chunks[c].chosen.clone()).collect();
-        let all = |pick: &dyn Fn(&(Stage, Planned, Planned)) -> Planned| -> Vec<Planned> {
+        let all = |pick: &dyn Fn(&Known) -> Planned| -> Vec<Planned> {
             let each = own.iter().zip(&old);
             each.map(|(&c, old)| old.clone().unwrap_or_else(|| pick(&stages[&chunks[c].key]))).collect()
         };
         let mut best: Option<(u64, Vec<Planned>)> = None;
+        let mut least = u64::MAX;
         let mut consider = |plans: Vec<Planned>| {
             let time: u64 = plans.iter().map(|plan| plan.0.time().get()).sum();
             let measures: Vec<&Measure> = plans.iter().map(|plan| &plan.0).collect();
-            let fits = need(&measures) <= memory;
+            let need = need(&measures);
+            least = least.min(need);
+            let fits = need <= memory;
             if fits && best.as_ref().is_none_or(|(known, _)| time < *known) {
                 best = Some((time, plans));
             }
             fits
         };
         let keeps = self.method != Method::FullRecompute && consider(all(&|stage| stage.1.clone()));
+        let mut fits = keeps;
         if !keeps && matches!(self.method, Method::FullRecompute | Method::InterOp | Method::Joint) {
-            consider(all(&|stage| stage.2.clone()));
+            fits = consider(all(&|stage| stage.2.clone()));
         }
         if !keeps && !self.plain.get() && self.method == Method::Joint && old.iter().any(Option::is_none) {
             let keep = all(&|stage| stage.1.clone());
-            let resident: u64 = keep.iter().map(|plan| plan.0.resident.get()).sum();
             let beside =
                 keep.iter().map(|plan| (plan.0.peak - plan.0.resident - plan.0.saved).get()).max().unwrap_or(0);
             let count = flights.iter().map(|counts| own.iter().map(|&c| counts[c].0 + counts[c].1).sum::<u64>()).max();
-            let room = memory.saturating_sub(fixed + resident);
+            let room = memory.saturating_sub(fixed + parameters);
             let count = count.unwrap_or(1).max(1);
             let few = self.quick.get() || schedule.devices().len() > 8;
             let shares = if few { &SHARES[..2] } else { &SHARES[..] };
@@ -224,21 +259,35 @@ impl<'a> Evaluator<'a> {
                     stages[&chunks[c].key].0.sums().into_iter().filter(|sum| sum.saturating_mul(count) <= room),
                 );
             }
-            let tries = saves.into_iter().map(|saved| -> Vec<Option<Planned>> {
-                own.iter().map(|&c| self.solve(&stages[&chunks[c].key].0, saved, room - saved * count)).collect()
-            });
-            for plans in tries {
-                let planned = plans.into_iter().zip(&old).map(|(new, old)| old.clone().or(new));
-                if let Some(plans) = planned.collect::<Option<Vec<Planned>>>() {
-                    consider(plans);
+            // Whether plans were found, and fit.
+            let mut attempt = |saved: u64, beside: u64| -> Option<bool> {
+                let plan = |(&c, old): (&usize, &Option<Planned>)| {
+                    old.clone().or_else(|| self.solve(&stages[&chunks[c].key].0, saved, beside))
+                };
+                let planned: Option<Vec<Planned>> = own.iter().zip(&old).map(plan).collect();
+                planned.map(&mut consider)
+            };
+            // Where even everything computed again does not fit: first one microbatch alone in all the room; if there is a plan
+            // for that, less and less saved. More than that is then not worth its time in large stages.
+            if !fits {
+                let alone = attempt(room, 0);
+                fits = alone == Some(true);
+                for share in SAVED.into_iter().filter(|_| alone.is_some()) {
+                    let saved = (room as f64 * share) as u64 / count;
+                    fits = fits || attempt(saved, room - saved * count) == Some(true);
                 }
             }
+            if fits || own.iter().all(|&c| stages[&chunks[c].key].0.problem.graph.ops().len() <= SMALL) {
+                saves.into_iter().for_each(|saved| {
+                    attempt(saved, room - saved * count);
+                });
+            }
         }
-        let Some((_, plans)) = best else { return Ok(false) };
+        let Some((_, plans)) = best else { return Ok(least.saturating_sub(memory).max(1)) };
         for (&c, plan) in own.iter().zip(plans) {
             chunks[c].chosen = Some(plan);
         }
-        Ok(true)
+        Ok(0)
     }
 
     /// The plan of a stage that saves `saved` bytes across its turn and needs `beside` more while it computes.
@@ -274,7 +323,7 @@ impl<'a> Evaluator<'a> {
             (0..schedule.devices().len()).map(|d| self.waiting(d, schedule, |c| keys[c])).collect();
         let mut beside = vec![0u64; schedule.devices().len()];
         for chunk in chunks {
-            let (stage, keep, _) = &stages[&chunk.key];
+            let (stage, keep, ..) = &stages[&chunk.key];
             let Some((measure, steps)) = chunk.chosen else { return Ok(None) };
             let state = self.state_of(stage, schedule);
             let (lower, upper) = self.bounds(chunk.key.0, chunk.key.1);
@@ -287,7 +336,7 @@ impl<'a> Evaluator<'a> {
                 forward: measure.forward,
                 input_gradient: measure.backward,
                 weight_gradient: measure.weights,
-                update: self.reduce(stage),
+                update: self.reduce(stage, &chunk.devices),
                 activation: measure.saved,
                 kept: measure.kept,
                 output: Bytes(sent),
@@ -360,16 +409,23 @@ impl<'a> Evaluator<'a> {
         }))
     }
 
-    /// Time of adding up the gradients of all replicas of the pipeline around a ring over the network between machines.
-    fn reduce(&self, stage: &Stage) -> Nanos {
-        let (replicas, link) = (self.replicas as u128, self.topology.between());
-        if replicas < 2 || link.bytes_per_s == 0 {
+    /// Time of adding up the gradients of a chunk on all devices with a replica of it (`devices` in one pipeline): around a
+    /// ring, as fast as the slowest link in it.
+    fn reduce(&self, stage: &Stage, devices: &[usize]) -> Nanos {
+        let stages = self.topology.devices().len();
+        let holders =
+            (0..self.replicas).flat_map(|r| devices.iter().map(move |d| pipeline::Device::at(r * stages + d)));
+        let holders: Vec<pipeline::Device> = holders.collect();
+        let next = holders.iter().cycle().skip(1);
+        let links = holders.iter().zip(next).filter(|(from, to)| from != to);
+        let Some(link) = links.map(|(&from, &to)| self.whole.link(from, to)).reduce(Link::slower) else {
             return Nanos::ZERO;
-        }
-        let rounds = 2 * (replicas - 1);
-        let bytes = u128::from(stage.gradients.get()) * rounds / replicas;
-        let sending = bytes * 1_000_000_000 / u128::from(link.bytes_per_s);
-        Nanos(u64::try_from(sending + rounds * u128::from(link.latency.get())).unwrap_or(u64::MAX >> 8))
+        };
+        let (count, rounds) = (holders.len() as u128, 2 * (holders.len() as u128 - 1));
+        let bytes = u128::from(stage.gradients.get()) * rounds / count;
+        let sending = link.sending(Bytes(u64::try_from(bytes).unwrap_or(u64::MAX)));
+        let waiting = rounds * u128::from(link.latency.get());
+        Nanos(u64::try_from(u128::from(sending.get()) + waiting).unwrap_or(u64::MAX >> 8))
     }
 }
 

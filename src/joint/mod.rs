@@ -13,8 +13,10 @@
 //! it has to compute again, and the more the devices before it must hold: cuts, schedule and recomputation depend on one
 //! another, and are judged together by the pipeline simulator.
 //!
-//! The problem is that of one microbatch; a step takes `microbatches` of them and adds up their gradients.
+//! The problem is that of one microbatch; a step takes `microbatches` of them and adds up their gradients. Replicas of the
+//! pipeline are all planned as one: the one whose every device is as weak as the weakest of those it stands for.
 
+mod bound;
 mod cuts;
 mod estimate;
 mod evaluate;
@@ -35,7 +37,7 @@ use crate::units::{Bytes, Nanos};
 /// What joint planning may do.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Microbatches in a step.
+    /// Microbatches in a step, of all replicas together.
     pub microbatches: usize,
     /// The schedule, by its name in [`pipeline::names`](crate::pipeline::names); none for the best of several.
     pub schedule: Option<String>,
@@ -43,7 +45,8 @@ pub struct Options {
     pub chunks: Option<usize>,
     /// How to cut and what to recompute.
     pub method: Method,
-    /// Replicas of the whole pipeline, each with its own microbatches, that add up their gradients at the end of the step.
+    /// Replicas of the whole pipeline, which share the devices and the microbatches evenly, in order, and add up their
+    /// gradients at the end of the step.
     pub replicas: usize,
     /// Wall-clock limit.
     pub time_limit: Duration,
@@ -81,7 +84,7 @@ pub struct Messages {
 /// One chunk of a planned pipeline.
 #[derive(Clone, Debug)]
 pub struct StagePlan {
-    /// The devices that run it; more than one where the schedule has replicas.
+    /// The devices that run it; more than one where there are replicas, in the order in which their gradients are added.
     pub devices: Vec<usize>,
     /// Ops of the whole problem that it runs, in order; every stage has the inputs of the step by itself.
     pub ops: Vec<OpId>,

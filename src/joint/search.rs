@@ -5,16 +5,18 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Instant;
 
+use super::bound;
 use super::cuts::{Cut, Layout};
 use super::estimate::{Again, Estimate, Load, partitions};
 use super::evaluate::Evaluator;
 use super::{Options, PipelinePlan};
 use crate::cost::Problem;
-use crate::entity::EntityMap;
 use crate::error::{Error, Result};
-use crate::pipeline::{self, Action, Schedule, Shape, Topology};
-use crate::units::{Bytes, Nanos};
+use crate::pipeline::{self, Action, DeviceCost, Schedule, Shape, Topology};
+use crate::units::Nanos;
 
+/// Cuts that are looked at to find some that fit.
+const RESCUES: usize = 600;
 /// Ways to cut that are few enough to try them all.
 const FEW: u64 = 200;
 /// Devices up to which every schedule is tried.
@@ -75,26 +77,57 @@ impl FromStr for Method {
     }
 }
 
-/// Cut the step of a microbatch into stages for the devices of `topology`, choose a schedule, and plan every stage.
+/// Cut the step of a microbatch into stages for the devices of `topology`, choose a schedule, and plan every stage. With
+/// replicas, stages take what they take on the slowest of the devices that have them.
 ///
 /// # Errors
-/// [`Error::UnknownSchedule`]; [`Error::InvalidSetting`] when the model has fewer places to be cut than are needed, or
-/// the schedule cannot take the numbers of devices and microbatches; [`Error::Infeasible`] when nothing was found that
-/// fits.
+/// [`Error::UnknownSchedule`]; [`Error::InvalidSetting`] when the model has fewer places to be cut than are needed,
+/// devices or microbatches cannot be divided among the replicas, or the schedule cannot take their numbers;
+/// [`Error::Infeasible`] when nothing was found that fits.
 pub fn plan_pipeline(problem: &Problem, topology: &Topology, options: &Options) -> Result<PipelinePlan> {
     let refuse = |name: &str, why: String| Err(Error::InvalidSetting { name: name.into(), why });
     let devices = topology.devices().len();
     if options.microbatches == 0 {
         return refuse("microbatches", "there must be at least one".into());
     }
+    let replicas = options.replicas;
+    if replicas == 0 {
+        return refuse("replicas", "there must be at least one".into());
+    }
+    for (what, count) in [("devices", devices), ("microbatches", options.microbatches)] {
+        if !count.is_multiple_of(replicas) {
+            return refuse("replicas", format!("{count} {what} cannot be divided evenly among {replicas}"));
+        }
+    }
+    let bound = bound::time(problem, topology, options.microbatches);
+    // From here on it is about one replica.
+    let whole = topology;
+    let topology = &whole.folded(replicas);
+    let devices = devices / replicas;
+    let options = &Options { microbatches: options.microbatches / replicas, ..options.clone() };
     let layout = Layout::new(problem);
     let cuts = layout.candidates(problem);
     let estimate = Estimate::new(problem, &layout, &cuts);
     let schedules = schedules(devices, cuts.len() + 1, options)?;
-    let bound = lower_bound(problem, topology, options.microbatches);
+    if let Some(why) = bound::too_small(problem, topology) {
+        return Err(infeasible(topology, true, why));
+    }
+    let fits = |schedule: &Schedule| {
+        let place = |device: &pipeline::Device| topology.devices()[device.index()].memory.get();
+        // Where devices have several chunks, each must fit by itself.
+        schedule.routes().iter().all(|route| estimate.could_fit(&route.iter().map(place).collect::<Vec<_>>()))
+    };
+    if !schedules.iter().any(fits) {
+        let why = format!(
+            "at whichever of the {} places there are for cuts it is cut, parameters, summed gradients, optimizer state and the \
+             largest op of some stage are more than its device has",
+            cuts.len()
+        );
+        return Err(infeasible(topology, true, why));
+    }
     let mut evaluator = Evaluator::new(problem, topology, &layout, &cuts, estimate.state);
     evaluator.method = options.method;
-    evaluator.replicas = options.replicas;
+    (evaluator.whole, evaluator.replicas) = (whole, replicas);
     evaluator.nodes.set(Some(options.node_limit.map_or(NODES, |nodes| nodes.min(NODES))));
     evaluator.deadline = Instant::now().checked_add(options.time_limit);
     evaluator.each = options.time_limit.div_f64(4.0 * devices as f64).min(std::time::Duration::from_secs(3));
@@ -110,22 +143,60 @@ pub fn plan_pipeline(problem: &Problem, topology: &Topology, options: &Options) 
         }
         search.evaluator.plain.set(false);
     }
+    // Where nothing fits yet the rest of the time goes to cuts that lack less.
+    let third = Instant::now().checked_add(options.time_limit / 3);
     for schedule in &schedules {
         for ends in search.starts(schedule) {
-            if best.is_some() && search.evaluator.late() {
+            let enough = options.method == Method::Joint && third.is_some_and(|third| Instant::now() >= third);
+            if search.evaluator.late() && best.is_some() || enough && best.is_none() {
                 break;
             }
             search.consider(&ends, schedule, &mut best)?;
         }
     }
     if options.method == Method::Joint {
+        for schedule in &schedules {
+            if best.is_none() && !search.evaluator.late() {
+                search.rescue(schedule, &mut best)?;
+            }
+        }
         search.improve(&schedules[0], &mut best)?;
         search.polish(&mut best)?;
     }
-    let Some((mut plan, _)) = best else { return Err(search.nothing(problem)) };
+    let Some((mut plan, _)) = best else { return Err(search.nothing()) };
+    spread(&mut plan, whole, replicas)?;
     plan.lower_bound = bound;
     plan.tried = search.evaluator.tried.get();
     Ok(plan)
+}
+
+/// From the plan of one replica to that of all.
+fn spread(plan: &mut PipelinePlan, whole: &Topology, replicas: usize) -> Result<()> {
+    if replicas == 1 {
+        return Ok(());
+    }
+    let stages = whole.devices().len() / replicas;
+    plan.schedule = plan.schedule.replicated(replicas)?;
+    for stage in &mut plan.stages {
+        let devices = (0..replicas).flat_map(|r| stage.devices.iter().map(move |d| r * stages + d));
+        stage.devices = devices.collect();
+    }
+    let workload = &mut plan.workload;
+    workload.links.clear();
+    let own = std::mem::take(&mut workload.devices);
+    for (place, cost) in whole.devices().iter().zip(own.iter().cycle()) {
+        workload.devices.push(DeviceCost { memory: Some(place.memory), ..*cost });
+    }
+    for (d, actions) in plan.schedule.devices().iter().enumerate() {
+        let here = pipeline::Device::at(d);
+        for peer in actions.iter().filter_map(|action| action.peer()) {
+            workload.links.insert((here, peer), whole.link(here, peer));
+            workload.links.insert((peer, here), whole.link(peer, here));
+        }
+    }
+    plan.run = pipeline::simulate(&plan.schedule, workload)?;
+    plan.makespan = plan.run.makespan;
+    Ok(())
 }
 
 /// The best pipeline for a batch that can be split in several ways: each problem is that of one microbatch where a step
@@ -178,24 +249,6 @@ fn schedules(devices: usize, segments: usize, options: &Options) -> Result<Vec<S
     let names = pipeline::names().into_iter().filter(|name| *name != "1f1b" && (devices <= SMALL || *name == "zb-h1"));
     let others = names.filter_map(|name| enough(pipeline::by_name(name).ok()?.generate(shape).ok()?).ok());
     Ok(std::iter::once(first).chain(others).collect())
-}
-
-/// No pipeline is faster: all devices always busy, or one microbatch along the longest path of its ops.
-fn lower_bound(problem: &Problem, topology: &Topology, microbatches: usize) -> Nanos {
-    let graph = &problem.graph;
-    let mut path: EntityMap<crate::entity::OpId, u64> = EntityMap::filled(0, graph.ops().len());
-    let (mut longest, mut total) = (0u64, 0u64);
-    for (id, op) in graph.ops().iter() {
-        let before = op.inputs.iter().filter_map(|&v| graph.values()[v].producer).map(|p| path[p]).max().unwrap_or(0);
-        path[id] = before + problem.costs.time[id].get();
-        longest = longest.max(path[id]);
-        total += problem.costs.time[id].get();
-    }
-    let speeds: u128 = topology.devices().iter().map(|place| u128::from(place.speed)).sum();
-    let fastest = topology.devices().iter().map(|place| u128::from(place.speed)).max().unwrap_or(100);
-    let even = u128::from(total) * microbatches as u128 * 100 / speeds.max(1);
-    let alone = u128::from(longest) * 100 / fastest.max(1);
-    Nanos(u64::try_from(even.max(alone)).unwrap_or(u64::MAX))
 }
 
 struct Search<'a> {
@@ -305,6 +358,52 @@ impl Search<'_> {
         ends
     }
 
+    /// Where no cuts fit that looked best: from those on, the ones that lack the least memory first, cuts are moved towards
+    /// the stages that have some.
+    fn rescue(&self, schedule: &Schedule, best: &mut Option<(PipelinePlan, Vec<usize>)>) -> Result<()> {
+        self.evaluator.quick.set(true);
+        let mut seen: BTreeSet<Vec<usize>> = BTreeSet::new();
+        let mut open: BTreeSet<(u128, Vec<usize>)> = BTreeSet::new();
+        let lacking = |ends: &Vec<usize>| -> Result<u128> {
+            Ok(self.evaluator.missing(ends, schedule)?.into_iter().map(u128::from).sum())
+        };
+        for ends in distinct([self.starts(schedule), self.classics(schedule)].concat()) {
+            if self.evaluator.late() {
+                break;
+            }
+            seen.insert(ends.clone());
+            open.insert((lacking(&ends)?, ends));
+        }
+        while let Some((lack, ends)) = open.pop_first() {
+            if lack == 0 && self.consider(&ends, schedule, best)? {
+                break;
+            }
+            for cut in 0..ends.len() {
+                for by in [1isize, -1, 3, -3] {
+                    if self.evaluator.late() || seen.len() >= RESCUES {
+                        self.evaluator.quick.set(false);
+                        return Ok(());
+                    }
+                    if let Some(next) = self.moved(&ends, cut, by).filter(|next| seen.insert(next.clone())) {
+                        open.insert((lacking(&next)?, next));
+                    }
+                }
+            }
+        }
+        self.evaluator.quick.set(false);
+        Ok(())
+    }
+
+    /// The same with one cut moved, if there is room between its neighbours.
+    fn moved(&self, ends: &[usize], cut: usize, by: isize) -> Option<Vec<usize>> {
+        let end = ends[cut].checked_add_signed(by)?;
+        let low = if cut == 0 { 1 } else { ends[cut - 1] + 1 };
+        let high = ends.get(cut + 1).map_or(self.cuts.len(), |next| next - 1);
+        let mut next = ends.to_vec();
+        next[cut] = end;
+        (low..=high).contains(&end).then_some(next)
+    }
+
     /// All there are, or cuts moved one by one, for as long as that helps; with the schedule of the best, or `first`.
     fn improve(&self, first: &Schedule, best: &mut Option<(PipelinePlan, Vec<usize>)>) -> Result<()> {
         let schedule = best.as_ref().map_or(first, |(plan, _)| &plan.schedule).clone();
@@ -332,17 +431,11 @@ impl Search<'_> {
             order.sort_by_key(|&cut| std::cmp::Reverse(time(cut).max(time(cut + 1))));
             'cuts: for cut in order {
                 for by in [1isize, -1, 2, -2, 4, -4] {
-                    let mut ends = best.as_ref().map_or_else(Vec::new, |(_, ends)| ends.clone());
-                    let Some(end) = ends[cut].checked_add_signed(by) else { continue };
-                    let low = if cut == 0 { 1 } else { ends[cut - 1] + 1 };
-                    let high = ends.get(cut + 1).map_or(self.cuts.len(), |next| next - 1);
-                    if !(low..=high).contains(&end) {
-                        continue;
-                    }
+                    let ends = best.as_ref().map_or(&ends, |(_, ends)| ends);
+                    let Some(ends) = self.moved(ends, cut, by) else { continue };
                     if self.evaluator.late() {
                         return Ok(());
                     }
-                    ends[cut] = end;
                     if self.consider(&ends, &schedule, best)? {
                         moved = true;
                         continue 'cuts;
@@ -364,31 +457,20 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// Why nothing was found.
-    fn nothing(&self, problem: &Problem) -> Error {
-        let memory: u64 = self.topology.devices().iter().fold(0, |sum, place| sum.saturating_add(place.memory.get()));
-        let parameters = problem.graph.resident_bytes().get();
-        let (proved, why) = match parameters > memory {
-            true => {
-                let why = format!(
-                    "parameters and optimizer state alone are {}, and all devices together have {}",
-                    Bytes(parameters),
-                    Bytes(memory)
-                );
-                (true, why)
-            }
-            false => {
-                let tried = self.evaluator.tried.get();
-                let why = format!(
-                    "of {tried} pipelines that were planned ({}) some stage of each needs more than its device has",
-                    self.options.method
-                );
-                (false, why)
-            }
-        };
-        let budget = self.topology.devices().iter().map(|place| place.memory).min().unwrap_or_default();
-        Error::Infeasible { budget, minimum: None, proved, blockers: Vec::new(), why }
+    /// What nothing was found among.
+    fn nothing(&self) -> Error {
+        let tried = self.evaluator.tried.get();
+        let why = format!(
+            "of {tried} pipelines that were planned ({}) some stage of each needs more than its device has",
+            self.options.method
+        );
+        infeasible(self.topology, false, why)
     }
+}
+
+fn infeasible(topology: &Topology, proved: bool, why: String) -> Error {
+    let budget = topology.devices().iter().map(|place| place.memory).min().unwrap_or_default();
+    Error::Infeasible { budget, minimum: None, proved, blockers: Vec::new(), why }
 }
 
 /// Each once, in the order of their first.

@@ -364,6 +364,28 @@ impl Stage {
         sums
     }
 
+    /// Bytes that the op which needs most needs beside parameters: no plan of the stage needs less.
+    pub fn largest(&self) -> u64 {
+        let graph = &self.problem.graph;
+        let resident = graph.resident_bytes();
+        let mut wanted: EntityMap<ValueId, bool> = EntityMap::filled(false, graph.values().len());
+        graph.outputs().iter().for_each(|&v| wanted[v] = true);
+        let mut most = 0;
+        for (id, op) in graph.ops().iter().rev() {
+            // Markers run in any plan.
+            if op.replay != Replay::Once && !op.outputs.iter().any(|&v| wanted[v]) {
+                continue;
+            }
+            op.inputs.iter().for_each(|&v| wanted[v] = true);
+            if self.origins[id] != Origin::Inputs {
+                let alone = graph.footprint(id).saturating_sub(resident + in_place(graph, op)).get();
+                let workspace = if id == self.turn { 0 } else { self.problem.costs.workspace[id].get() };
+                most = most.max(alone + workspace);
+            }
+        }
+        most
+    }
+
     /// Everything kept, in the order of the step.
     pub fn keep_all(&self) -> Vec<Step> {
         let order: Vec<OpId> = self.problem.graph.ops().keys().collect();
@@ -415,6 +437,14 @@ impl Stage {
         let when = timeline.spans.iter().find(|span| span.step == at).map_or(Nanos::ZERO, |span| span.start);
         (when, timeline.live[at].saturating_sub(makes))
     }
+}
+
+/// What an op's outputs do not need where they may take over what its inputs lie in.
+pub(super) fn in_place(graph: &Graph, op: &Op) -> Bytes {
+    let mut outputs: Vec<usize> = op.inplace.iter().map(|&(_, output)| output).collect();
+    outputs.sort_unstable();
+    outputs.dedup();
+    outputs.into_iter().map(|output| graph.values()[op.outputs[output]].bytes).sum()
 }
 
 /// The ops of a part that some of `targets` need.

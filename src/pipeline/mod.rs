@@ -6,8 +6,8 @@
 //! ```
 //!
 //! A model is cut into *chunks*, numbered in the order a microbatch passes them. A *route* places every chunk on a
-//! device; most schedules have one route, bidirectional ones two, so that a chunk has a replica on each. A
-//! [`Schedule`] is, for each device, an ordered list of [`Action`]s. Generators ([`by_name`]) write schedules,
+//! device; most schedules have one route, bidirectional ones two, so that a chunk has a replica on each, and
+//! [replicas](Schedule::replicated) of a whole pipeline one or two each. A [`Schedule`] is, for each device, an ordered list of [`Action`]s. Generators ([`by_name`]) write schedules,
 //! [`verify`] decides whether one is legal, [`simulate`] says what it costs. The verifier and the simulator
 //! know nothing of generators: a schedule from a file is as good as a generated one.
 //!
@@ -24,6 +24,7 @@ mod again;
 mod format;
 mod generate;
 mod memory;
+mod replicate;
 mod schedule;
 mod simulate;
 mod topology;

@@ -133,9 +133,30 @@ impl Topology {
         Self { name, devices, inside: Link::default(), between: Link::default(), links }
     }
 
-    /// What connects devices of different machines, where no other link is listed.
-    pub fn between(&self) -> Link {
-        self.between
+    /// The devices of one of `replicas` that share all devices evenly and in order, each as weak as the weakest of
+    /// those it stands for, and so are its links.
+    pub(crate) fn folded(&self, replicas: usize) -> Self {
+        let count = self.devices.len() / replicas.max(1);
+        if replicas < 2 || count == 0 {
+            return self.clone();
+        }
+        let mut devices = self.devices[..count].to_vec();
+        for (d, other) in self.devices.iter().enumerate().skip(count) {
+            let place = &mut devices[d % count];
+            place.memory = place.memory.min(other.memory);
+            place.speed = place.speed.min(other.speed);
+            place.host_memory = place.host_memory.min(other.host_memory);
+            place.host_bytes_per_s = place.host_bytes_per_s.min(other.host_bytes_per_s);
+        }
+        let mut links = BTreeMap::new();
+        for from in 0..count {
+            for to in (0..count).filter(|&to| to != from) {
+                let each = (0..replicas).map(|r| r * count);
+                let each = each.map(|first| self.link(Device::at(first + from), Device::at(first + to)));
+                links.extend(each.reduce(Link::slower).map(|link| ((Device::at(from), Device::at(to)), link)));
+            }
+        }
+        Self { name: self.name.clone(), devices, inside: self.inside, between: self.between, links }
     }
 
     /// Read a topology from JSON text; `file` names it in errors.

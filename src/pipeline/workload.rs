@@ -54,6 +54,24 @@ pub struct Link {
     pub bytes_per_s: u64,
 }
 
+impl Link {
+    /// One as slow as the slower of two in each respect.
+    pub(crate) fn slower(self, other: Self) -> Self {
+        // A bandwidth of 0 has no limit.
+        let limits = [self.bytes_per_s, other.bytes_per_s].into_iter().filter(|&limit| limit > 0);
+        Self { latency: self.latency.max(other.latency), bytes_per_s: limits.min().unwrap_or(0) }
+    }
+
+    /// How long the bytes of a message occupy it, rounded up.
+    pub(crate) fn sending(self, bytes: Bytes) -> Nanos {
+        if self.bytes_per_s == 0 {
+            return Nanos::ZERO;
+        }
+        let time = (u128::from(bytes.get()) * 1_000_000_000).div_ceil(u128::from(self.bytes_per_s));
+        Nanos(u64::try_from(time).unwrap_or(u64::MAX))
+    }
+}
+
 /// The costs of a schedule.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Workload {
@@ -99,11 +117,7 @@ impl Workload {
 
     /// How long the bytes of a message occupy a link, rounded up.
     pub fn sending(&self, link: Link, bytes: Bytes) -> Nanos {
-        if link.bytes_per_s == 0 {
-            return Nanos::ZERO;
-        }
-        let time = (u128::from(bytes.get()) * 1_000_000_000).div_ceil(u128::from(link.bytes_per_s));
-        Nanos(u64::try_from(time).unwrap_or(u64::MAX))
+        link.sending(bytes)
     }
 
     /// Whether it fits the schedule, and no sum of it overflows.

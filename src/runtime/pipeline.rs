@@ -5,10 +5,13 @@
 //! forward    a frame of its own for the microbatch; up to its Turn
 //! send       copy what the forward made into the receiver's memory   (waits for a place in the queue)
 //! backward   the same frame to its end, or to Between and later to its end
+//! update     of a chunk with replicas: the first adds the others' gradients to its own, in their order   (waits for them)
 //! ```
 //!
 //! What a microbatch holds while others pass is what its frame holds. Gradients are added to their sums as they are made,
 //! in the order of the schedule, so that sums are the same bits as where one device does one microbatch after the other.
+//! Replicas add up by themselves, and their sums are added on the first replica's device, in the order of the replicas; what
+//! is made of them there, every replica gets with the next step's parameters, so that none ever has other bits.
 //! Nothing outside changes until all workers are done: what a step that fails has made is dropped.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -76,7 +79,7 @@ pub struct Did {
 
 /// What one device made.
 pub struct Made<B: Target> {
-    /// Sums of gradients, by chunk.
+    /// Sums of gradients, by chunk; those of all replicas on the device of the first.
     pub gradients: BTreeMap<(usize, ValueId), HandleKind<B>>,
     /// By microbatch.
     pub results: BTreeMap<(usize, ValueId), HandleKind<B>>,
@@ -193,10 +196,21 @@ struct Wires<B: Target> {
     moved: Condvar,
 }
 
+/// Gradients of a chunk.
+type Sums<B> = Vec<(ValueId, HandleKind<B>)>;
+
 struct Traffic<B: Target> {
     queues: BTreeMap<Queue, VecDeque<Message<B>>>,
+    /// What replicas have added up, by chunk and device, until the first replica takes it.
+    sums: BTreeMap<(Chunk, Device), Sums<B>>,
     stopped: bool,
     failure: Option<Error>,
+}
+
+impl<B: Target> Traffic<B> {
+    fn queue(&mut self, queue: Queue) -> &mut VecDeque<Message<B>> {
+        self.queues.entry(queue).or_default()
+    }
 }
 
 /// Why a worker does not go on.
@@ -214,7 +228,7 @@ impl From<Error> for Halt {
 
 impl<B: Target> Wires<B> {
     fn new(places: usize, patience: Duration) -> Self {
-        let state = Traffic { queues: BTreeMap::new(), stopped: false, failure: None };
+        let state = Traffic { queues: BTreeMap::new(), sums: BTreeMap::new(), stopped: false, failure: None };
         Self { places, patience, state: Mutex::new(state), moved: Condvar::new() }
     }
 
@@ -237,12 +251,11 @@ impl<B: Target> Wires<B> {
         self.lock().failure.take()
     }
 
-    /// Wait until something holds of a queue.
+    /// Wait until something holds; `what` says what did not happen where it never does.
     fn wait(
         &self,
-        queue: Queue,
         what: &str,
-        ready: impl Fn(&VecDeque<Message<B>>) -> bool,
+        ready: impl Fn(&mut Traffic<B>) -> bool,
     ) -> std::result::Result<MutexGuard<'_, Traffic<B>>, Halt> {
         // A limit too far away to be an instant is a year.
         let year = Duration::from_secs(365 * 86400);
@@ -252,7 +265,7 @@ impl<B: Target> Wires<B> {
             if traffic.stopped {
                 return Err(Halt::Stopped);
             }
-            if ready(traffic.queues.entry(queue).or_default()) {
+            if ready(&mut traffic) {
                 return Ok(traffic);
             }
             let left = until.saturating_duration_since(Instant::now());
@@ -267,24 +280,37 @@ impl<B: Target> Wires<B> {
     fn send(&self, queue: Queue, message: impl FnOnce() -> Result<Message<B>>) -> std::result::Result<(), Halt> {
         let places = self.places.max(1);
         let late = format!("{} took no message", queue.1);
-        drop(self.wait(queue, &late, |waiting| waiting.len() < places)?);
+        drop(self.wait(&late, |traffic| traffic.queue(queue).len() < places)?);
         // Nobody else sends here, so the place stays free while the message is copied.
         let message = message()?;
-        self.lock().queues.entry(queue).or_default().push_back(message);
+        self.lock().queue(queue).push_back(message);
         self.moved.notify_all();
         if self.places == 0 {
-            drop(self.wait(queue, &late, VecDeque::is_empty)?);
+            drop(self.wait(&late, |traffic| traffic.queue(queue).is_empty())?);
         }
         Ok(())
     }
 
     fn receive(&self, queue: Queue) -> std::result::Result<Message<B>, Halt> {
         let late = format!("{} sent nothing", queue.0);
-        let mut traffic = self.wait(queue, &late, |waiting| !waiting.is_empty())?;
-        let message = traffic.queues.get_mut(&queue).and_then(VecDeque::pop_front);
+        let mut traffic = self.wait(&late, |traffic| !traffic.queue(queue).is_empty())?;
+        let message = traffic.queue(queue).pop_front();
         drop(traffic);
         self.moved.notify_all();
         message.ok_or(Halt::Stopped)
+    }
+
+    /// Leave what a replica has added up for the first one.
+    fn leave(&self, chunk: Chunk, here: Device, sums: Sums<B>) {
+        self.lock().sums.insert((chunk, here), sums);
+        self.moved.notify_all();
+    }
+
+    /// Take what another replica has added up.
+    fn take(&self, chunk: Chunk, from: Device) -> std::result::Result<Sums<B>, Halt> {
+        let late = format!("{from} added up no gradients");
+        let mut traffic = self.wait(&late, |traffic| traffic.sums.contains_key(&(chunk, from)))?;
+        traffic.sums.remove(&(chunk, from)).ok_or(Halt::Stopped)
     }
 }
 
@@ -416,9 +442,40 @@ impl<'a, B: Target> Worker<'a, B> {
             Action::SendGradient(m, c, to) => self.send((m, c, true), to),
             Action::ReceiveActivation(m, c, from) => self.receive((m, c, false), from),
             Action::ReceiveGradient(m, c, from) => self.receive((m, c, true), from),
-            // Stages compute again what their own plans say; weights are updated by the caller, all or none.
-            Action::Recompute(..) | Action::Update(_) => Ok(()),
+            // Stages compute again what their own plans say.
+            Action::Recompute(..) => Ok(()),
+            // Weights are updated by the caller, all or none.
+            Action::Update(c) => self.meet(c),
         }
+    }
+
+    /// Add up the gradients of all replicas of a chunk. Others need not wait for the first one: nothing here changes
+    /// weights.
+    fn meet(&mut self, c: Chunk) -> std::result::Result<(), Halt> {
+        let (step, replicas) = (self.step, self.step.schedule.replicas(c));
+        let Some((&first, others)) = replicas.split_first().filter(|(_, others)| !others.is_empty()) else {
+            return Ok(());
+        };
+        if self.here != first {
+            let own: Vec<(usize, ValueId)> =
+                self.made.gradients.keys().filter(|(chunk, _)| *chunk == c.index()).copied().collect();
+            let sums = own.into_iter().filter_map(|key| Some((key.1, self.made.gradients.remove(&key)?)));
+            step.wires.leave(c, self.here, sums.collect());
+            return Ok(());
+        }
+        for &other in others {
+            for (v, sum) in step.wires.take(c, other)? {
+                let moved = B::transfer(&sum, &self.device).map_err(failed)?;
+                // Its memory was the other's.
+                let own = alloc::on_account(step.accounts[other.index()]);
+                drop(sum);
+                alloc::on_account(own);
+                let key = (c.index(), v);
+                let sum = added::<B>(self.made.gradients.remove(&key), moved)?;
+                self.made.gradients.insert(key, sum);
+            }
+        }
+        Ok(())
     }
 
     fn forward(&mut self, m: Microbatch, c: Chunk) -> std::result::Result<(), Halt> {

@@ -41,6 +41,7 @@ pub struct PipelineSettings {
     microbatches: usize,
     axis: usize,
     reduction: Reduction,
+    replicas: usize,
     schedule: Option<String>,
     chunks: Option<usize>,
     method: Method,
@@ -58,6 +59,7 @@ impl PipelineSettings {
             microbatches,
             axis: 0,
             reduction: Reduction::Mean,
+            replicas: 1,
             schedule: None,
             chunks: None,
             method: Method::Joint,
@@ -78,6 +80,14 @@ impl PipelineSettings {
     /// How the batch's loss follows from those of its microbatches. Default: their mean.
     pub fn reduction(mut self, reduction: Reduction) -> Self {
         self.reduction = reduction;
+        self
+    }
+
+    /// Replicas of the pipeline. They share devices and microbatches evenly, in order: of four devices and two replicas the
+    /// first two are the stages of one and take the first half of the microbatches, the others those of the other. The sums
+    /// of their gradients are added in the order of the replicas. Default: 1.
+    pub fn replicas(mut self, replicas: usize) -> Self {
+        self.replicas = replicas;
         self
     }
 
@@ -197,7 +207,9 @@ impl<M: Module> Rematerialize<M> {
     /// (see [`joint`](crate::joint)). Give the CPU several times for several stages in one process.
     ///
     /// [`step`](Self::step) is as ever: losses and gradients are those of one device that does one microbatch after the
-    /// other and adds up, to the bit (schedules with replicas add up two such sums). Batch normalization normalizes each
+    /// other and adds up, to the bit. Replicas, as some schedules have them too, add up such sums by themselves, and then the
+    /// sums are added in the order of the replicas; losses are added in the order of the microbatches in any case. Replicas read the
+    /// same parameters, so that they never differ. Batch normalization normalizes each
     /// microbatch by itself and its running statistics advance once for each, in their order; random ops draw anew
     /// for each. A fraction as budget is one of what one device needs for a microbatch with everything kept.
     ///
@@ -220,7 +232,8 @@ impl<M: Module> Rematerialize<M> {
     /// ```
     ///
     /// # Errors
-    /// [`Error::InvalidSetting`] for no devices, no microbatches, or a topology of another size.
+    /// [`Error::InvalidSetting`] for no devices, no microbatches, replicas that cannot share them evenly, or a topology of
+    /// another size.
     pub fn pipeline(module: M, devices: Vec<Device>, budget: Budget, options: PipelineSettings) -> Result<Self> {
         let refuse = |name: &str, why: String| Err(Error::InvalidSetting { name: name.into(), why });
         if devices.is_empty() {
@@ -232,6 +245,15 @@ impl<M: Module> Rematerialize<M> {
         if let Some(topology) = options.topology.as_ref().filter(|it| it.devices().len() != devices.len()) {
             let (given, has) = (devices.len(), topology.devices().len());
             return refuse("topology", format!("it has {has} devices, and {given} are given"));
+        }
+        if options.replicas == 0 {
+            return refuse("replicas", "there must be at least one".into());
+        }
+        for (what, count) in [("devices", devices.len()), ("microbatches", options.microbatches)] {
+            if !count.is_multiple_of(options.replicas) {
+                let why = format!("{count} {what} cannot be divided evenly among {}", options.replicas);
+                return refuse("replicas", why);
+            }
         }
         let mut settings = options.settings.clone();
         settings.budget = budget;
@@ -322,7 +344,7 @@ impl<M: Module> Rematerialize<M> {
         let made = workers.run::<B>(&entry.plan.schedule, &entry.chunks, &devices, &batch, options.patience)?;
         let ran = start.elapsed();
         let report = entry.report(&made, &state, &options.settings);
-        let results = Results::new(&entry, made, &resident, &bindings, &devices)?;
+        let results = Results::new(&entry, made, &resident, &bindings);
         let loss = ends.loss.ok_or_else(|| internal("the step has no loss"))?;
         let mut losses = None;
         for m in 0..count {
@@ -408,6 +430,7 @@ impl<M: Module> Rematerialize<M> {
                 schedule: options.schedule.clone(),
                 chunks: options.chunks,
                 method: options.method,
+                replicas: options.replicas,
                 time_limit: options.time_limit,
                 ..joint::Options::default()
             },
@@ -493,8 +516,8 @@ impl Entry {
                 return Err(Error::InvalidSetting {
                     name: "schedule".into(),
                     why: format!(
-                        "running statistics of {} would be kept by several devices; take a schedule without replicas, or \
-                         freeze them",
+                        "running statistics of {} would be kept by several devices; take a schedule without replicas and one \
+                         replica, or freeze them",
                         Chunk(c as u32)
                     ),
                 });
@@ -577,14 +600,12 @@ struct Results<'a, B: Target> {
 }
 
 impl<'a, B: Target> Results<'a, B> {
-    /// The sums of replicas are added in the order of their devices, on the first of them.
     fn new(
         entry: &'a Entry,
         made: Vec<Made<B>>,
         resident: &'a BTreeMap<ValueId, HandleKind<B>>,
         inputs: &'a [Vec<(ValueId, HandleKind<B>)>],
-        devices: &[B::Device],
-    ) -> Result<Self> {
+    ) -> Self {
         let mut results = Self {
             entry,
             resident,
@@ -593,19 +614,12 @@ impl<'a, B: Target> Results<'a, B> {
             gradients: BTreeMap::new(),
             state: BTreeMap::new(),
         };
-        let mut homes: BTreeMap<ValueId, usize> = BTreeMap::new();
-        for (d, made) in made.into_iter().enumerate() {
+        for made in made {
             results.values.extend(made.results);
             results.state.extend(made.state);
-            for ((_, v), sum) in made.gradients {
-                let home = *homes.entry(v).or_insert(d);
-                let moved = if home == d { Ok(sum) } else { B::transfer(&sum, &devices[home]) };
-                let moved = moved.map_err(|why| Error::Execution { at: format!("the gradients of d{d}"), why })?;
-                let sum = added::<B>(results.gradients.remove(&v), moved)?;
-                results.gradients.insert(v, sum);
-            }
+            results.gradients.extend(made.gradients.into_iter().map(|((_, v), sum)| (v, sum)));
         }
-        Ok(results)
+        results
     }
 
     /// What a microbatch gave out.

@@ -35,23 +35,19 @@ impl TensorMapper for Part {
     }
 }
 
-/// Gradients divided by a number, or those of two devices added.
+/// Gradients divided by a number, those of several devices added before, in their order.
 pub struct Combine<'a> {
-    pub first: &'a GradientsParams,
-    pub second: Option<&'a GradientsParams>,
+    pub sums: &'a [GradientsParams],
     pub divisor: f64,
     pub done: GradientsParams,
 }
 
 impl ModuleVisitor for Combine<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let second = self.second.and_then(|second| second.get::<D>(param.id));
-        let sum = match (self.first.get::<D>(param.id), second) {
-            (Some(first), Some(second)) => first + second,
-            (Some(one), None) | (None, Some(one)) => one,
-            (None, None) => return,
-        };
-        self.done.register::<D>(param.id, sum / self.divisor);
+        let sums = self.sums.iter().filter_map(|one| one.get::<D>(param.id));
+        if let Some(sum) = sums.reduce(|sum, one| sum + one) {
+            self.done.register::<D>(param.id, sum / self.divisor);
+        }
     }
 }
 
@@ -92,12 +88,7 @@ impl ZooVisitor for OneAfterTheOther {
                 sums[self.replica_of[number]].accumulate(&model, gradients);
             }
             let sums: Vec<GradientsParams> = sums.iter_mut().map(GradientsAccumulator::grads).collect();
-            let mut combine = Combine {
-                first: &sums[0],
-                second: sums.get(1),
-                divisor: microbatches as f64,
-                done: GradientsParams::new(),
-            };
+            let mut combine = Combine { sums: &sums, divisor: microbatches as f64, done: GradientsParams::new() };
             model.visit(&mut combine);
             let gradients = combine.done;
             let loss = (loss.unwrap() / microbatches as f64).into_data();

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use plimsoll::Error;
-use plimsoll::pipeline::{Schedule, Shape, by_name, names, verify};
+use plimsoll::pipeline::{Chunk, Device, Schedule, Shape, by_name, names, verify};
 
 use super::hand::rule;
 use super::uniform;
@@ -31,6 +31,38 @@ fn generated_schedules_state_queues_that_suffice() {
         }
     }
     assert!(rendezvous > 100, "{rendezvous}");
+}
+
+#[test]
+fn replicas_are_legal_and_take_as_long_as_one() {
+    for name in names() {
+        for (p, m) in [(1, 1), (2, 2), (2, 4), (4, 8)] {
+            let Ok(one) = by_name(name).unwrap().generate(Shape { stages: p, microbatches: m, chunks: None }) else {
+                continue;
+            };
+            for replicas in [1, 2, 3] {
+                let all = one.replicated(replicas).unwrap();
+                assert_eq!(verify(&all), Ok(()), "{name} {p} {m} {replicas}");
+                assert_eq!((all.devices().len(), all.microbatches()), (p * replicas, m * replicas));
+                assert_eq!(Schedule::from_json(&all.to_json(), "s").unwrap(), all);
+                let (single, run) = (uniform(&one, [2, 3, 1]), uniform(&all, [2, 3, 1]));
+                assert_eq!(run.makespan, single.makespan, "{name} {p} {m} {replicas}");
+                for (d, device) in run.devices.iter().enumerate() {
+                    assert_eq!(*device, single.devices[d % p], "{name} {p} {m} {replicas}: d{d}");
+                }
+                for c in (0..all.chunks()).map(|c| Chunk(c as u32)) {
+                    let own = one.replicas(c);
+                    let want = (0..replicas).flat_map(|r| own.iter().map(move |d| Device((r * p) as u32 + d.0)));
+                    assert_eq!(all.replicas(c), want.collect::<Vec<_>>());
+                }
+            }
+            assert_eq!(one.replicated(1).unwrap(), one);
+        }
+    }
+    let one = by_name("1f1b").unwrap().generate(Shape { stages: 2, microbatches: 2, chunks: None }).unwrap();
+    for count in [0, usize::MAX, 1 << 32] {
+        assert!(matches!(one.replicated(count), Err(Error::InvalidSetting { .. })), "{count}");
+    }
 }
 
 #[test]

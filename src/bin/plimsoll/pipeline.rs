@@ -46,7 +46,7 @@ pub struct Args {
     /// Plan by every method, and compare them
     #[arg(long)]
     compare: bool,
-    /// Replicas of the whole pipeline that add up their gradients
+    /// Replicas of the pipeline: they share devices and microbatches evenly, in order, and add up their gradients
     #[arg(long, default_value_t = 1)]
     replicas: usize,
     /// Seconds planning may take
@@ -65,6 +65,11 @@ pub struct Args {
     #[arg(long, conflicts_with = "compare")]
     json: bool,
 }
+
+/// Replicas of a stage that are listed.
+const FEW: usize = 4;
+/// Devices that are listed and drawn.
+const SHOWN: usize = 128;
 
 /// What `--json` prints. Bytes, nanoseconds.
 #[derive(Serialize)]
@@ -166,7 +171,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             let seconds = start.elapsed().as_secs_f64();
             Ok(output::print(&match args.json {
                 true => output::json(&report(&plan, &topology, seconds)),
-                false => told(&plan, &topology, seconds, args.width),
+                false => told(&plan, &topology, args.replicas, seconds, args.width),
             })?)
         }
         Err(Error::Infeasible { proved, why, .. }) => {
@@ -249,8 +254,11 @@ fn report<'a>(plan: &'a PipelinePlan, topology: &Topology, solve_seconds: f64) -
     }
 }
 
-fn told(plan: &PipelinePlan, topology: &Topology, seconds: f64, width: usize) -> String {
-    let name = if topology.name().is_empty() { String::new() } else { format!(", {}", topology.name()) };
+fn told(plan: &PipelinePlan, topology: &Topology, replicas: usize, seconds: f64, width: usize) -> String {
+    let mut name = if topology.name().is_empty() { String::new() } else { format!(", {}", topology.name()) };
+    if replicas > 1 {
+        name.push_str(&format!(", {replicas} replicas"));
+    }
     let above = plan.makespan.over(plan.lower_bound);
     let mut text = output::rows([
         ("devices", format!("{}{name}", plan.run.devices.len())),
@@ -268,7 +276,10 @@ fn told(plan: &PipelinePlan, topology: &Topology, seconds: f64, width: usize) ->
     ]);
     let header = ["stage", "device", "ops", "forward", "backward", "weights", "again", "saved", "sends", "state"];
     let rows = plan.stages.iter().enumerate().map(|(c, stage)| {
-        let devices: Vec<String> = stage.devices.iter().map(|d| format!("d{d}")).collect();
+        let mut devices: Vec<String> = stage.devices.iter().take(FEW).map(|d| format!("d{d}")).collect();
+        if stage.devices.len() > FEW {
+            devices.push(format!("and {} more", stage.devices.len() - FEW));
+        }
         let time = stage.forward_time + stage.backward_time + stage.weight_time;
         vec![
             format!("c{c}"),
@@ -287,7 +298,8 @@ fn told(plan: &PipelinePlan, topology: &Topology, seconds: f64, width: usize) ->
     let rows: Vec<Vec<String>> = std::iter::once(header.map(str::to_owned).to_vec()).chain(rows).collect();
     text.push_str(&output::table(&rows, &[2, 3, 4, 5, 6, 7, 8, 9]));
     let header = ["device", "memory", "peak", "in flight", "busy", "idle"].map(str::to_owned).to_vec();
-    let rows = plan.run.devices.iter().zip(topology.devices()).enumerate().map(|(d, (run, place))| {
+    let shown = plan.run.devices.iter().zip(topology.devices()).enumerate().take(SHOWN);
+    let rows = shown.map(|(d, (run, place))| {
         let (memory, peak) = (place.memory.to_string(), run.peak.to_string());
         let flight = run.peak_in_flight.to_string();
         vec![format!("d{d} {}", place.name), memory, peak, flight, run.busy.to_string(), run.idle.to_string()]
@@ -295,6 +307,11 @@ fn told(plan: &PipelinePlan, topology: &Topology, seconds: f64, width: usize) ->
     text.push('\n');
     let rows: Vec<Vec<String>> = std::iter::once(header).chain(rows).collect();
     text.push_str(&output::table(&rows, &[1, 2, 3, 4, 5]));
+    let devices = plan.run.devices.len();
+    if devices > SHOWN {
+        text.push_str(&format!("and {} more (--json tells of all)\n", devices - SHOWN));
+        return text;
+    }
     if let Some(grid) = grid::draw(&plan.schedule, &plan.run, width) {
         text.push('\n');
         text.push_str(&grid);
