@@ -290,6 +290,47 @@ fn two_instants_prove_what_one_cannot() {
     assert_eq!(solver::strongest_bound(&problem, Bytes(budget), &options()), 20.0 / 15.0);
 }
 
+/// Two products of the same two factors, beside something to be kept: whichever product comes first cannot take over
+/// a factor that the other still reads.
+///
+/// ```text
+/// w -> k, a, b    x = a b    y = a b    z = x + y    r(z, k)       both products and the sum may work in place
+/// ```
+fn factors_wanted_twice() -> Problem {
+    let value = |name: &str, bytes: u64| serde_json::json!({"name": name, "bytes": bytes});
+    let op = |kind: &str, time: u64, inputs: &[u64], output: u64, inplace: &[[u64; 2]]| {
+        serde_json::json!({"kind": kind, "time": time, "inputs": inputs, "outputs": [output], "inplace": inplace,
+            "phase": "forward"})
+    };
+    let either = [[0, 0], [1, 0]];
+    let raw = serde_json::json!({
+        "format": "plimsoll.problem", "version": 1, "name": "factors",
+        "values": [value("w", 1), value("k", 4), value("a", 4), value("b", 4), value("x", 4), value("y", 4),
+            value("z", 4), value("r", 1)],
+        "ops": [op("K", 7, &[0], 1, &[]), op("A", 20, &[0, 1], 2, &[]), op("B", 20, &[0, 1], 3, &[]),
+            op("Mul", 5, &[2, 3], 4, &either), op("Mul", 5, &[2, 3], 5, &either), op("Add", 5, &[4, 5], 6, &either),
+            op("R", 1, &[6, 1], 7, &[])],
+        "resident": [0], "outputs": [7],
+    });
+    Problem::from_json(&raw.to_string(), "factors").unwrap()
+}
+
+#[test]
+fn what_is_taken_over_is_gone() {
+    let problem = factors_wanted_twice();
+    // w, both factors and a product are 13 bytes: there is no room for k beside them.
+    for (budget, again) in [(17, 0), (16, 7), (13, 7)] {
+        let (time, steps) = best(&problem, budget).unwrap();
+        check_steps(&problem, &steps, Bytes(budget)).unwrap();
+        assert_eq!(time, 63 + again, "budget {budget}");
+        #[cfg(feature = "highs")]
+        assert_eq!(solver::strongest_bound(&problem, Bytes(budget), &options()), again as f64 / 63.0);
+        // A fraction of k would fit, unless nothing does.
+        let one = solver::lower_bound(&problem, Bytes(budget));
+        assert!(one <= again as f64 / 63.0 && (one > 0.0) == (again > 0), "budget {budget}: {one}");
+    }
+}
+
 /// The closure at the loss proves 0.49 % of the U-Net at 0.3 of its peak.
 #[test]
 fn footprints_count_on_real_graphs() {

@@ -347,7 +347,8 @@ pub(crate) fn priced(problem: &Problem, steps: usize) -> Vec<Priced> {
         _ => ((middle * (1i128 << step)) >> (steps * 2 / 3)).clamp(1, MOST),
     };
     let prices: Vec<i128> = (0..steps.max(1)).map(price).collect();
-    let cuts: Vec<Option<Cut>> = prices.into_par_iter().map(|price| boundary.cut(&boundary.choices[0], price)).collect();
+    let cuts: Vec<Option<Cut>> =
+        prices.into_par_iter().map(|price| boundary.cut(&boundary.choices[0], price)).collect();
     let told = |cut: Cut| Priced {
         kept: (0..model.items.len())
             .filter(|&s| cut.held[s])

@@ -64,7 +64,7 @@ fn overhead_of_bound(problem: &Problem, least: u64) -> f64 {
 }
 
 /// [`lower_bound`] or, with HiGHS (feature `highs`), what integer programs over up to four instants
-/// prove within the limits in `options`: a fifth of the time limit, or nodes in proportion to the
+/// prove within the limits in `options`: a quarter of the time limit, or nodes in proportion to the
 /// node limit. It holds for the same plans. The plans of `auto` come with it.
 pub fn strongest_bound(problem: &Problem, budget: Bytes, options: &Options) -> f64 {
     if offload::possible(problem) {

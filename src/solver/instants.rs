@@ -53,17 +53,21 @@ use super::milp::{Milp, Term, Verdict};
 use super::model::{Item, Model, NONE};
 
 /// Instants solved each by itself, before any together.
-const SINGLE: usize = 8;
-/// Programs tried in turn after that: instants, and whether each interval's runs count.
-const PROGRAMS: [(usize, bool); 5] = [(2, false), (2, true), (3, false), (3, true), (4, true)];
-/// Instants of a chain are at least one part in this many of the graph apart.
-const APART: usize = 18;
+const SINGLE: usize = 4;
+/// Programs tried in turn after that: instants, how far they are apart, and whether each interval's runs count.
+const PROGRAMS: [(usize, Apart, bool); 5] = [
+    (2, Apart::Far, false),
+    (4, Apart::Near, true),
+    (2, Apart::Far, true),
+    (3, Apart::Far, true),
+    (4, Apart::Far, true),
+];
 /// Columns of a program that is worth the try.
 const COLUMNS: usize = 40_000;
 /// Steps of the grid of sizes.
 const GRID: u64 = 1 << 20;
 /// Part of the time, where that is the limit.
-const SHARE: u32 = 5;
+const SHARE: u32 = 4;
 /// Evaluations of the search that stand for one node of a program, under a node limit; smaller
 /// limits leave programs out.
 const NODES: u64 = 100_000;
@@ -109,8 +113,8 @@ pub(super) fn prove(
     if best < enough {
         best = single.par_iter().map(alone).max().unwrap_or(0).max(best);
     }
-    for (count, repeats) in PROGRAMS {
-        let chain = chain(model, ranked, count);
+    for (count, apart, repeats) in PROGRAMS {
+        let chain = chain(model, ranked, count, apart);
         let late = end.is_some_and(|end| Instant::now() >= end);
         if chain.len() < count || best >= enough || late {
             break;
@@ -120,9 +124,18 @@ pub(super) fn prove(
     best
 }
 
-/// The strongest instants of which each needs the one before, some way apart.
-fn chain<'a, 'm>(model: &'a Model<'m>, ranked: &[(u64, u32)], count: usize) -> Vec<Boundary<'a, 'm>> {
-    let apart = model.units.len() / APART;
+/// The least distance between the instants of a program.
+#[derive(Clone, Copy)]
+enum Apart {
+    /// What is kept where memory is tightest must also fit right before and right after.
+    Near = 160,
+    /// What is kept must fit all through the step.
+    Far = 18,
+}
+
+/// The strongest instants of which each needs the one before, one part in `apart` of the graph between them.
+fn chain<'a, 'm>(model: &'a Model<'m>, ranked: &[(u64, u32)], count: usize, apart: Apart) -> Vec<Boundary<'a, 'm>> {
+    let apart = (model.units.len() / apart as usize).max(1);
     let mut chain: Vec<Boundary> = Vec::new();
     for &(value, unit) in ranked {
         let unit = unit as usize;
