@@ -116,8 +116,11 @@ pub(super) fn prove(
     for (count, apart, repeats) in PROGRAMS {
         let chain = chain(model, ranked, count, apart);
         let late = end.is_some_and(|end| Instant::now() >= end);
-        if chain.len() < count || best >= enough || late {
+        if best >= enough || late {
             break;
+        }
+        if chain.len() < count {
+            continue;
         }
         best = best.max(program(&chain, repeats, 2));
     }
