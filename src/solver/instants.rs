@@ -38,6 +38,8 @@
 //! `late` is not implied by `runs` once fractions are allowed: half a run in each of two intervals
 //! would make up for a value that was never kept.
 //!
+//! With [`Detail::Room`] what needs most room must fit wherever it runs: see `Program::room`.
+//!
 //! HiGHS computes in floating point. Sizes are rounded down and room up to a grid, and one part in
 //! 10^6 of the time of all ops is taken off, which is more than its tolerances add up to.
 
@@ -48,20 +50,25 @@ use rayon::prelude::*;
 use super::Options;
 use super::auto::{Limits, time_of_all};
 use super::bound::Boundary;
-use super::load::{Pair, bytes};
+use super::load::{Load, Pair, bytes};
 use super::milp::{Milp, Term, Verdict};
 use super::model::{Item, Model, NONE};
 
 /// Instants solved each by itself, before any together.
 const SINGLE: usize = 4;
-/// Programs tried in turn after that: instants, how far they are apart, and whether each interval's runs count.
-const PROGRAMS: [(usize, Apart, bool); 5] = [
-    (2, Apart::Far, false),
-    (4, Apart::Near, true),
-    (2, Apart::Far, true),
-    (3, Apart::Far, true),
-    (4, Apart::Far, true),
+/// Programs tried in turn after that: instants, how far they are apart, and what they know.
+const PROGRAMS: [(usize, Apart, Detail); 6] = [
+    (2, Apart::Far, Detail::Once),
+    (4, Apart::Near, Detail::Runs),
+    (4, Apart::Near, Detail::Room),
+    (2, Apart::Far, Detail::Runs),
+    (3, Apart::Far, Detail::Runs),
+    (4, Apart::Far, Detail::Runs),
 ];
+/// Units that need most room: their runs are held to the budget in every interval.
+const ROOMY: usize = 16;
+/// Units and items of a graph for which that is worth the try.
+const ROOMY_SIZE: usize = 700;
 /// Columns of a program that is worth the try.
 const COLUMNS: usize = 40_000;
 /// Steps of the grid of sizes.
@@ -96,35 +103,52 @@ pub(super) fn prove(
     let end = Instant::now().checked_add(span);
     let mut best = ranked.first().map_or(0, |first| first.0);
     let size = model.units.len() + model.items.len();
-    let program = |chain: &[Boundary], repeats: bool, part: u32| {
+    let program = |chain: &[Boundary], detail: Detail, part: u32| {
         let left = end.map_or(Duration::MAX, |end| end.saturating_duration_since(Instant::now()));
-        let fits = size * chain.len() * (1 + usize::from(repeats)) <= COLUMNS;
+        let fits = match detail {
+            Detail::Once => size * chain.len() <= COLUMNS,
+            Detail::Runs => size * chain.len() * 2 <= COLUMNS,
+            Detail::Room => size <= ROOMY_SIZE,
+        };
         // Under a node limit nothing may depend on the clock but the deadline.
         let left = if nodes.is_none() { left / part } else { left };
-        let program = Program::new(model, chain, budget, repeats).filter(|_| fits && !left.is_zero());
+        let program = Program::new(model, chain, budget, detail).filter(|_| fits && !left.is_zero());
         program.map_or(0, |program| program.solve(&Options { time_limit: left, ..options.clone() }, nodes))
     };
     // In whole numbers another instant may be the strongest.
     let single = &ranked[..ranked.len().min(SINGLE)];
     let alone = |&(value, unit): &(u64, u32)| match value {
         0 => 0,
-        _ => program(&[Boundary::during(model, unit as usize)], false, 2),
+        _ => program(&[Boundary::during(model, unit as usize)], Detail::Once, 2),
     };
     if best < enough {
         best = single.par_iter().map(alone).max().unwrap_or(0).max(best);
     }
-    for (count, apart, repeats) in PROGRAMS {
+    for (count, apart, detail) in PROGRAMS {
         let chain = chain(model, ranked, count, apart);
         let late = end.is_some_and(|end| Instant::now() >= end);
         if best >= enough || late {
             break;
         }
-        if chain.len() < count {
+        // Shorter programs are tried far apart anyway.
+        let least = if matches!(apart, Apart::Near) { 2 } else { count };
+        if chain.len() < least {
             continue;
         }
-        best = best.max(program(&chain, repeats, 2));
+        best = best.max(program(&chain, detail, 2));
     }
     best
+}
+
+/// What a program knows beside what is kept and what is late at each instant.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Detail {
+    /// Repetitions count once.
+    Once,
+    /// Runs count in each interval.
+    Runs,
+    /// And what takes most room must fit wherever it runs.
+    Room,
 }
 
 /// The least distance between the instants of a program.
@@ -155,6 +179,15 @@ fn chain<'a, 'm>(model: &'a Model<'m>, ranked: &[(u64, u32)], count: usize, apar
     chain
 }
 
+/// The units that need most room, and their loads.
+fn roomy(model: &Model) -> Vec<(usize, Load)> {
+    // The end needs none.
+    let mut units: Vec<usize> = (0..model.units.len() - 1).collect();
+    units.sort_by_key(|&u| (std::cmp::Reverse(model.units[u].footprint), u));
+    units.truncate(ROOMY);
+    units.into_iter().map(|u| (u, Load::during(model, u))).collect()
+}
+
 struct Program<'a, 'm> {
     model: &'a Model<'m>,
     chain: &'a [Boundary<'a, 'm>],
@@ -180,17 +213,24 @@ fn is(term: Term, value: f64) -> bool {
 
 impl<'a, 'm> Program<'a, 'm> {
     /// `None` if an instant alone exceeds the budget.
-    fn new(model: &'a Model<'m>, chain: &'a [Boundary<'a, 'm>], budget: u64, repeats: bool) -> Option<Self> {
+    fn new(model: &'a Model<'m>, chain: &'a [Boundary<'a, 'm>], budget: u64, detail: Detail) -> Option<Self> {
         let total = time_of_all(model);
         let (milp, keep, late, runs) = (Milp::default(), Vec::new(), Vec::new(), Vec::new());
         let mut program = Self { model, chain, milp, keep, late, runs, total, counted: 0 };
-        program.columns(repeats);
+        program.columns(detail != Detail::Once);
         for j in 0..chain.len() {
             program.later(j);
             program.memory(j, budget)?;
         }
         for i in 0..program.runs.len() {
             program.interval(i);
+        }
+        if detail == Detail::Room {
+            let loads = roomy(model);
+            for i in 1..program.runs.len() {
+                let through = program.through(i);
+                loads.iter().for_each(|(unit, load)| program.room(i, *unit, load, &through, budget));
+            }
         }
         Some(program)
     }
@@ -295,10 +335,7 @@ impl<'a, 'm> Program<'a, 'm> {
             row.push((-scale(pair.saves.div_ceil(grain)), column));
             taken.push((pair, column));
         }
-        for item in it.load.pairs.iter().flat_map(|pair| [pair.read, pair.write]) {
-            let of = taken.iter().filter(|(pair, _)| pair.read == item || pair.write == item);
-            self.milp.at_most(of.map(|&(_, column)| (1.0, column)), 1.0);
-        }
+        self.once_each(&taken);
         self.milp.at_most(row, left / 1024.0);
         Some(())
     }
@@ -318,6 +355,93 @@ impl<'a, 'm> Program<'a, 'm> {
                 let any = [self.runs[i][self.maker(s)], kept(self, s)];
                 self.implies(self.keep[i][s as usize], &any);
             }
+        }
+    }
+
+    /// The unit whose first run ends an interval.
+    fn next(&self, i: usize) -> usize {
+        self.chain.get(i).map_or(self.model.units.len() - 1, |it| it.unit)
+    }
+
+    /// By item: it is live all through an interval, as it is live at its end and not made within.
+    fn through(&mut self, i: usize) -> Vec<Term> {
+        let model = self.model;
+        let read = &model.units[self.next(i)].reads;
+        let mut through = vec![NO; model.items.len()];
+        for (s, item) in model.items.iter().enumerate().filter(|(_, item)| item.maker != NONE) {
+            let end = match read.contains(&(s as u32)) {
+                true => YES,
+                false => self.keep.get(i).map_or(NO, |keep| keep[s]),
+            };
+            let made = self.runs[i][item.maker as usize];
+            through[s] = if is(made, 0.0) || is(end, 0.0) {
+                end
+            } else if is(made, 1.0) || bytes(model, s as u32) == 0 {
+                NO
+            } else {
+                let column = self.milp.column(false, 0.0);
+                self.implies(end, &[made, column]);
+                column
+            };
+        }
+        through
+    }
+
+    /// Any run of a unit in an interval, be it the first or not, fits beside what is live all through the interval. (Of
+    /// several runs take the first.) Whatever d(i+1) reads is live then as well, or is made later in the interval
+    /// from what in turn is live then or made later in the interval.
+    fn room(&mut self, i: usize, u: usize, load: &Load, through: &[Term], budget: u64) {
+        let (model, next, run) = (self.model, self.next(i), self.runs[i][u]);
+        // What ends the interval is an instant by itself.
+        if u == next || is(run, 0.0) {
+            return;
+        }
+        let counts = |s: u32| !load.is_own(s) && bytes(model, s) > 0 && model.items[s as usize].maker != NONE;
+        let mut live: Vec<Term> = through.to_vec();
+        let mut raised = vec![false; live.len()];
+        let mut raise = |program: &mut Self, live: &mut [Term], s: u32| {
+            let s = s as usize;
+            if !is(live[s], 1.0) && !std::mem::replace(&mut raised[s], true) {
+                let column = program.milp.column(false, 0.0);
+                program.implies(live[s], &[column]);
+                live[s] = column;
+            }
+            live[s]
+        };
+        let read = if next + 1 < model.units.len() { &model.units[next].reads[..] } else { &[] };
+        for &s in read.iter().filter(|&&s| counts(s)) {
+            let there = raise(self, &mut live, s);
+            for &r in model.units[self.maker(s)].reads.iter().filter(|&&r| counts(r)) {
+                let from = raise(self, &mut live, r);
+                self.implies(run, &[there, from, self.runs[i][self.maker(r)]]);
+            }
+        }
+        let room = budget.saturating_sub(model.resident);
+        let grain = (room / GRID).max(1).next_power_of_two();
+        let scale = |x: u64| x as f64 / 1024.0;
+        let mut row = vec![(scale(load.fixed / grain), run)];
+        let others = (0..model.items.len() as u32).filter(|&s| counts(s) && !is(live[s as usize], 0.0));
+        row.extend(others.map(|s| (scale(bytes(model, s) / grain), live[s as usize])));
+        let mut taken: Vec<(Pair, Term)> = Vec::new();
+        for &pair in &load.pairs {
+            let column = self.milp.column(false, 0.0);
+            self.milp.at_most([(1.0, column), (1.0, through[pair.read as usize])], 1.0);
+            self.implies(column, &[run]);
+            row.push((-scale(pair.saves.div_ceil(grain)), column));
+            taken.push((pair, column));
+        }
+        self.once_each(&taken);
+        self.milp.at_most(row, scale(room.div_ceil(grain)));
+    }
+
+    /// An input is taken over once, and an output takes over one input.
+    fn once_each(&mut self, taken: &[(Pair, Term)]) {
+        let mut items: Vec<u32> = taken.iter().flat_map(|(pair, _)| [pair.read, pair.write]).collect();
+        items.sort_unstable();
+        items.dedup();
+        for item in items {
+            let of = taken.iter().filter(|(pair, _)| pair.read == item || pair.write == item);
+            self.milp.at_most(of.map(|&(_, column)| (1.0, column)), 1.0);
         }
     }
 
