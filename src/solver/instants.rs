@@ -59,11 +59,12 @@ const SINGLE: usize = 4;
 /// Programs tried in turn after that: instants, how far they are apart, and what they know.
 const PROGRAMS: [(usize, Apart, Detail); 6] = [
     (2, Apart::Far, Detail::Once),
-    (4, Apart::Near, Detail::Runs),
-    (4, Apart::Near, Detail::Room),
     (2, Apart::Far, Detail::Runs),
+    // In small graphs the last one knows all of this and more.
+    (4, Apart::Near, Detail::Runs),
     (3, Apart::Far, Detail::Runs),
     (4, Apart::Far, Detail::Runs),
+    (4, Apart::Near, Detail::Room),
 ];
 /// Units that need most room: their runs are held to the budget in every interval.
 const ROOMY: usize = 16;
@@ -131,11 +132,13 @@ pub(super) fn prove(
             break;
         }
         // Shorter programs are tried far apart anyway.
-        let least = if matches!(apart, Apart::Near) { 2 } else { count };
-        if chain.len() < least {
+        let least = if apart == Apart::Near { 2 } else { count };
+        let known = apart == Apart::Near && detail == Detail::Runs && size <= ROOMY_SIZE;
+        if chain.len() < least || known {
             continue;
         }
-        best = best.max(program(&chain, detail, 2));
+        let part = if detail == Detail::Room { 1 } else { 2 };
+        best = best.max(program(&chain, detail, part));
     }
     best
 }
@@ -152,7 +155,7 @@ enum Detail {
 }
 
 /// The least distance between the instants of a program.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Apart {
     /// What is kept where memory is tightest must also fit right before and right after.
     Near = 160,
