@@ -113,7 +113,10 @@ pub(super) fn prove(
         };
         // Under a node limit nothing may depend on the clock but the deadline.
         let left = if nodes.is_none() { left / part } else { left };
-        let program = Program::new(model, chain, budget, detail).filter(|_| fits && !left.is_zero());
+        if !fits || left.is_zero() {
+            return 0;
+        }
+        let program = Program::new(model, chain, budget, detail);
         program.map_or(0, |program| program.solve(&Options { time_limit: left, ..options.clone() }, nodes))
     };
     // In whole numbers another instant may be the strongest.
