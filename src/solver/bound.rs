@@ -37,11 +37,16 @@ use rayon::prelude::*;
 use super::flow::Network;
 use super::load::{Choice, Load, bytes};
 use super::model::{Model, NONE};
+use super::sim::Sim;
 use crate::cost::Problem;
 use crate::entity::OpId;
 
 /// Instants solved to the end, after a look at more of them: so many in small graphs, so many in any.
 const SOLVED: (usize, usize) = (64, 8);
+/// Instants that are solved to find out what a byte is worth.
+const PRICED: usize = 4;
+/// Units read while instants are looked at, over all of them.
+const LOOKED: usize = 20_000_000;
 /// What an eighth of the price found at one instant is multiplied by for a look at the others.
 const DEARER: [i128; 4] = [1, 8, 64, 512];
 /// Prices are multiples of 2^-32 ns per byte.
@@ -60,7 +65,7 @@ pub(super) struct Boundary<'a, 'm> {
     /// What is live at the instant.
     pub load: Load,
     choices: Vec<Choice>,
-    /// Bytes of the storages made before and read after, beside the unit's own.
+    /// About how many bytes are carried across to run nothing twice, beside the unit's own.
     pub crossing: u64,
 }
 
@@ -99,20 +104,38 @@ impl<'a, 'm> Boundary<'a, 'm> {
                 }
             }
         }
-        let mut seen = vec![false; model.items.len()];
-        let mut crossing = 0u64;
         for u in unit + 1..n {
-            let reads = &model.units[u].reads;
-            after[u] =
-                u + 1 == n || reads.iter().map(maker).any(|m| m != NONE && (m as usize == unit || after[m as usize]));
-            if after[u] {
-                for &s in reads {
-                    let m = maker(&s);
-                    if m != NONE && before[m as usize] && !std::mem::replace(&mut seen[s as usize], true) {
-                        crossing += if load.is_own(s) { 0 } else { bytes(model, s) };
+            let mut makers = model.units[u].reads.iter().map(maker);
+            after[u] = u + 1 == n || makers.any(|m| m != NONE && (m as usize == unit || after[m as usize]));
+        }
+        // What is read after is live at the instant, or made later from what is.
+        let mut seen = vec![false; model.items.len()];
+        let mut free: Vec<u32> = Vec::new();
+        let mut crossing = 0u64;
+        let mut see = |s: u32| {
+            let m = maker(&s);
+            (m != NONE && !after[m as usize] && !std::mem::replace(&mut seen[s as usize], true)).then_some(m as usize)
+        };
+        let carried = |s: u32| if load.is_own(s) { 0 } else { bytes(model, s) };
+        for &s in (unit + 1..n).filter(|&u| after[u]).flat_map(|u| &model.units[u].reads) {
+            match see(s) {
+                Some(m) if before[m] => crossing += carried(s),
+                Some(_) => free.push(s),
+                None => {}
+            }
+        }
+        for s in free {
+            let (mut stack, mut inputs) = (vec![maker(&s) as usize], 0u64);
+            while let Some(u) = stack.pop() {
+                for &x in &model.units[u].reads {
+                    match see(x) {
+                        Some(m) if before[m] => inputs += carried(x),
+                        Some(m) => stack.push(m),
+                        None => {}
                     }
                 }
             }
+            crossing += inputs.min(carried(s));
         }
         let choices = load.choices();
         Self { model, unit, before, after, load, choices, crossing }
@@ -120,11 +143,8 @@ impl<'a, 'm> Boundary<'a, 'm> {
 
     /// The boundaries worth looking at, the one most is carried across first.
     pub fn find(model: &'a Model<'m>) -> Vec<Self> {
-        let n = model.units.len();
-        // Enough to come close to the best in graphs where looking at every unit would be slow.
-        let stride = n.div_ceil(if n > 4000 { 128 } else { 512 }).max(1);
         let mut all: Vec<Self> = Vec::new();
-        for unit in (0..n.saturating_sub(1)).step_by(stride) {
+        for unit in places(model, 512) {
             let it = Self::at(model, unit);
             if it.crossing > 0 {
                 all.push(it);
@@ -289,32 +309,50 @@ impl<'a, 'm> Boundary<'a, 'm> {
     }
 }
 
+/// Units whose instants are worth a look: all of them where they are no more than `all`, and otherwise as many as
+/// [`LOOKED`] allows, the one of each stretch of the graph's order where most is live with everything kept. The loss of two
+/// branches that only meet there (a recurrence in both directions) is such a place, and no unit nearby is as good.
+fn places(model: &Model, all: usize) -> Vec<usize> {
+    let last = model.units.len().saturating_sub(1);
+    let count = if last <= all { all } else { (LOOKED / last).clamp(128, all.max(128)) };
+    let stretch = last.div_ceil(count).max(1);
+    if stretch == 1 {
+        return (0..last).collect();
+    }
+    let live = Sim::default().profile(model, &model.keep_all());
+    let units: Vec<usize> = (0..last).collect();
+    units.chunks(stretch).filter_map(|units| units.iter().copied().max_by_key(|&unit| live[unit])).collect()
+}
+
 /// The instants of units' first runs, by the overhead that each proves for plans within `budget`: the overhead and
 /// the unit, the strongest first. Empty when it is clear that all are 0.
 pub(super) fn ranked(model: &Model, budget: u64) -> Vec<(u64, u32)> {
     let n = model.units.len();
-    let stride = n.div_ceil(if n > 4000 { 256 } else { 4000 }).max(1);
-    let most = (90_000 / n).clamp(8, 128);
+    let most = (300_000 / n).clamp(16, 128);
     // In small graphs all are solved, so that the bound never grows with the budget.
     let small = n <= 64;
     // Elsewhere those are left out where all that is read later fits.
-    let units: Vec<usize> = (0..n - 1).step_by(stride).collect();
-    let instants = units.into_par_iter().map(|unit| (Boundary::during(model, unit), unit as u32));
+    let instants = places(model, 4000).into_par_iter().map(|unit| (Boundary::during(model, unit), unit as u32));
     let mut tight: Vec<(u64, u32)> = instants
         .map(|(it, unit)| (it.load.fixed.saturating_add(it.crossing), unit))
         .filter(|&(bytes, _)| small || bytes > budget.saturating_sub(model.resident))
         .collect();
     tight.sort_unstable_by_key(|&(bytes, unit)| (std::cmp::Reverse(bytes), unit));
     tight.truncate(most);
-    let Some(&(_, first)) = tight.first() else { return Vec::new() };
     let solve = |unit: u32| Boundary::during(model, unit as usize).solve(budget);
-    let (value, rich, poor) = solve(first);
-    let price = poor.as_ref().or(rich.as_ref()).map_or(1, |cut| cut.price);
+    // The most bytes may all be free to be made again: what a byte is worth, the best of a few says.
+    let priced = |&(_, unit): &(u64, u32)| {
+        let (value, rich, poor) = solve(unit);
+        (value, poor.or(rich).map_or(1, |cut| cut.price))
+    };
+    let spread = tight.iter().step_by(tight.len().div_ceil(PRICED).max(1));
+    let prices: Vec<(u64, i128)> = spread.collect::<Vec<_>>().into_par_iter().map(priced).collect();
+    let Some(&(_, price)) = prices.iter().max_by_key(|(value, _)| *value) else { return Vec::new() };
     // The fuller an instant is by itself the dearer a byte is there: look at several prices.
     let look = |&(_, unit): &(u64, u32)| {
         let it = Boundary::during(model, unit as usize);
         let looked = DEARER.iter().map(|dearer| it.look((price.saturating_mul(*dearer) / 8).clamp(1, MOST), budget));
-        (if unit == first { value } else { looked.max().unwrap_or(0) }, unit)
+        (looked.max().unwrap_or(0), unit)
     };
     let order = |&(value, unit): &(u64, u32)| (std::cmp::Reverse(value), unit);
     let mut ranked: Vec<(u64, u32)> = tight.par_iter().map(look).collect();

@@ -35,6 +35,18 @@ pub(super) struct Sim {
 impl Sim {
     /// Evaluate an order; every unit it reads from must stand before it.
     pub fn run(&mut self, model: &Model, order: &[u32]) -> Score {
+        self.each(model, order, &mut |_| {})
+    }
+
+    /// Bytes live during each run of an order.
+    pub fn profile(&mut self, model: &Model, order: &[u32]) -> Vec<u64> {
+        let mut live = Vec::with_capacity(order.len());
+        self.each(model, order, &mut |during| live.push(during));
+        live
+    }
+
+    /// [`Self::run`], told what is live during each run.
+    fn each(&mut self, model: &Model, order: &[u32], tell: &mut impl FnMut(u64)) -> Score {
         self.work += order.len() as u64;
         self.mark_deaths(model, order);
         self.bytes.clear();
@@ -69,6 +81,7 @@ impl Sim {
                 }
             }
             let during = live + unit.workspace;
+            tell(during);
             if during > score.peak {
                 (score.peak, score.at) = (during, position);
             }
