@@ -60,9 +60,9 @@ bench: setup
 
 # The tables and pictures of docs/experiments/results, which docs/RESULTS.md shows. What has results is not done again; without any it
 # takes half an hour or so. Killed, it goes on where it stopped. One cell at a time, so that none has its time limit
-# shortened by another. (The example makes cargo build with the features that tests have, so that dependencies are
-# compiled once.)
+# shortened by another, and costs are measured anew: those in the cache may be from a busier hour. (The example makes cargo
+# build with the features that tests have, so that dependencies are compiled once.)
 experiments: setup
 	cargo build $(CARGO_FLAGS) --bin plimsoll --example train_gpt
-	for name in solver-quality plan-vs-measurement scaling; do \
+	export XDG_CACHE_HOME="$$(mktemp -d)"; for name in solver-quality plan-vs-measurement scaling; do \
 		"$(CARGO_TARGET_DIR)/release/plimsoll" experiment docs/experiments/$$name.toml --jobs 1 || exit 1; done

@@ -76,8 +76,8 @@ fn svg(points: &[Point]) -> String {
     let x = |ops: f64| left + (right - left) * (ops / from).ln() / (to / from).ln();
     let y = |value: f64| bottom - (bottom - top) * (value / low).ln() / (high / low).ln();
     let mut text = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\" font-size=\"12\">\n\
-         <rect width=\"{width}\" height=\"{height}\" fill=\"white\"/>\n\
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"-20 0 {width} {height}\" font-family=\"sans-serif\" font-size=\"12\">\n\
+         <rect x=\"-20\" width=\"{width}\" height=\"{height}\" fill=\"white\"/>\n\
          <text x=\"{left}\" y=\"22\" font-size=\"14\">Planning a GPT at half of its peak: processor time per op</text>\n\
          <path d=\"M{left} {top}V{bottom}H{right}\" fill=\"none\" stroke=\"black\"/>\n"
     );
