@@ -162,6 +162,18 @@ pub enum Error {
         /// The reason, usually the backend's panic message.
         why: String,
     },
+    /// A device that ran out of memory while a step ran, because something else holds what the plan counts on. The
+    /// step is undone and everything it made is freed.
+    #[error(
+        "the device ran out of memory at {at}: {why}\n  help: free what else is on it, give the step a smaller budget, or have \
+         that done (`Settings::replan_on_oom`)"
+    )]
+    OutOfMemory {
+        /// The op or step.
+        at: String,
+        /// What the backend says.
+        why: String,
+    },
     /// A worker that cannot be reached, does not let this program in, or is gone. What was on its
     /// devices is gone with it.
     #[error("worker {address}: {why}")]
@@ -179,6 +191,20 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+}
+
+impl Error {
+    /// What a backend's last words mean. Backends end ops that fail with a panic, and say why only in its text.
+    pub(crate) fn while_running(at: String, why: String) -> Self {
+        let text = why.to_lowercase();
+        // CubeCL's `IoError` and `LaunchError`, CUDA's and Vulkan's own names.
+        let memory =
+            ["out of memory", "out of device memory", "out-of-memory", "out_of_memory", "can't allocate buffer"];
+        match memory.iter().any(|words| text.contains(words)) {
+            true => Self::OutOfMemory { at, why },
+            false => Self::Execution { at, why },
+        }
+    }
 }
 
 /// A value that stands in the way of a smaller budget.

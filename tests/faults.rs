@@ -2,11 +2,14 @@
 
 mod common;
 
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
 use burn::module::{Module, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::optim::{AdamWConfig, GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
-use common::{gradients_of, settings};
+use common::{before_transforms, gradients_of, settings, small, state_of};
+use plimsoll::zoo::{self, ZooModel, ZooVisitor};
 use plimsoll::{Budget, Error, Rematerialize};
 
 fn autodiff() -> Device {
@@ -349,4 +352,59 @@ fn odd_models_train_identically() {
             model = b.step(1e-2, model, step.grads);
         }
     }
+}
+
+/// What CubeCL says when a driver has no memory left, in the middle of a step: the model is as it was, and the next step runs,
+/// by the same plan, or by one for less where that was asked for.
+#[test]
+fn a_device_that_runs_out_of_memory() {
+    // How many more Fourier transforms find memory.
+    static LEFT: AtomicUsize = AtomicUsize::new(usize::MAX);
+    struct Short;
+    impl ZooVisitor for Short {
+        type Output = ();
+        fn visit<M: ZooModel>(
+            self,
+            _name: &'static str,
+            plain: M,
+            batch: impl Fn(u64, &Device) -> M::Inputs + Send + Sync + 'static,
+        ) {
+            let device = plain.devices()[0].clone();
+            for replan in [false, true] {
+                let own = before_transforms(settings(Budget::Unlimited), || {
+                    if LEFT.fetch_update(Relaxed, Relaxed, |left| Some(left.saturating_sub(1))) == Ok(0) {
+                        panic!(
+                            "called `Result::unwrap()` on an `Err` value: out of device memory allocating 4096 bytes"
+                        );
+                    }
+                });
+                let model = Rematerialize::with_settings(plain.clone(), own.replan_on_oom(replan));
+                let step = || model.step(batch(0, &device), |m: &M, inputs| m.batch_loss(inputs));
+                let bits = || {
+                    let step = step().unwrap();
+                    (step.loss.into_data(), gradients_of(model.module(), &step.grads), step.report)
+                };
+                let (loss, gradients, _) = bits();
+                let (before, mut plan) = (state_of(&model), model.latest_plan().unwrap());
+                for after in [0, 1, 3] {
+                    LEFT.store(after, Relaxed);
+                    let error = step().err().unwrap();
+                    LEFT.store(usize::MAX, Relaxed);
+                    let text = error.to_string();
+                    assert!(matches!(error, Error::OutOfMemory { .. }), "{text}");
+                    assert!(text.contains("rfft") || text.contains("Custom"), "{text}");
+                    assert!(text.contains("4096 bytes") && text.contains("replan_on_oom"), "{text}");
+                    assert_eq!(state_of(&model), before);
+                    let (again, found, report) = bits();
+                    assert_eq!((&again, &found), (&loss, &gradients));
+                    let next = model.latest_plan().unwrap();
+                    let less = next.predicted.peak < plan.predicted.peak;
+                    assert_eq!(less, replan, "{} after {}", next.predicted.peak, plan.predicted.peak);
+                    assert!(report.planned_peak <= report.budget);
+                    plan = next;
+                }
+            }
+        }
+    }
+    zoo::with_model("fno", &small("fno"), &autodiff(), 7, Short).unwrap();
 }

@@ -10,11 +10,8 @@ use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::optim::{AdamWConfig, GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Distribution, Tensor};
-use burn_flex::Flex;
-use burn_ir::{HandleKind, OperationIr, TensorIr, TensorStatus};
-use burn_router::TensorInterpreter;
 use common::accumulate::{Combine, Part, one_after_the_other};
-use common::{Bits, SLACK, alone, gradients_of, settings, small, state_of};
+use common::{Bits, SLACK, alone, before_transforms, gradients_of, settings, small, state_of};
 use plimsoll::pipeline::{self, Action, Shape, Topology};
 use plimsoll::zoo::{self, ZooModel, ZooVisitor};
 use plimsoll::{Budget, Error, Nanos, PipelineReport, PipelineSettings, Reduction, Rematerialize, Tensors};
@@ -336,33 +333,17 @@ fn a_stage_that_fails_fails_the_step_and_nothing_else() {
             static LEFT: AtomicUsize = AtomicUsize::new(usize::MAX);
             static HOW: AtomicUsize = AtomicUsize::new(1);
             let device = model.devices()[0].clone();
-            let own = settings(Budget::Unlimited).custom_ops(|registry| {
-                let right = registry.clone();
-                registry.register("signal::rfft", move |handles, op, device| {
-                    let left = LEFT.fetch_update(Relaxed, Relaxed, |left| Some(left.saturating_sub(1))).unwrap();
-                    match (left, HOW.load(Relaxed)) {
-                        (0, 1) => panic!("a transform that fails"),
-                        (0, 2) => std::thread::sleep(Duration::from_secs(8)),
-                        // Slow on the second device alone.
-                        (_, 3) if std::thread::current().name().is_some_and(|name| name.starts_with("plimsoll d1")) => {
-                            std::thread::sleep(Duration::from_millis(200));
-                        }
-                        _ => {}
+            let own = before_transforms(settings(Budget::Unlimited), || {
+                let left = LEFT.fetch_update(Relaxed, Relaxed, |left| Some(left.saturating_sub(1))).unwrap();
+                match (left, HOW.load(Relaxed)) {
+                    (0, 1) => panic!("a transform that fails"),
+                    (0, 2) => std::thread::sleep(Duration::from_secs(8)),
+                    // Slow on the second device alone.
+                    (_, 3) if std::thread::current().name().is_some_and(|name| name.starts_with("plimsoll d1")) => {
+                        std::thread::sleep(Duration::from_millis(200));
                     }
-                    // Otherwise as Burn does it.
-                    let mut burn = TensorInterpreter::with_custom_ops(*device, right.clone());
-                    for input in &op.inputs {
-                        let tensor = HandleKind::Float(handles.get_float_tensor::<Flex>(input));
-                        burn.register_tensor_to_device(input.id, tensor);
-                    }
-                    burn.register_op(OperationIr::Custom(op.clone()));
-                    for output in &op.outputs {
-                        let output = TensorIr { status: TensorStatus::ReadWrite, ..output.clone() };
-                        if let HandleKind::Float(tensor) = burn.get_tensor(&output) {
-                            handles.register_float_tensor::<Flex>(&output.id, tensor);
-                        }
-                    }
-                });
+                    _ => {}
+                }
             });
             let own = options(4, "1f1b").settings(own).patience(Duration::from_secs(3));
             let pipe = Rematerialize::pipeline(model, vec![Device::flex(); 2], Budget::Unlimited, own).unwrap();

@@ -132,8 +132,8 @@ impl Executable {
     /// `observe` is called after each step with its index.
     ///
     /// # Errors
-    /// [`Error::Execution`] naming the op that failed, or [`Error::Worker`] where the device is gone. Everything
-    /// the step made is freed then.
+    /// [`Error::Execution`] naming the op that failed, [`Error::OutOfMemory`] where that is why, or [`Error::Worker`] where
+    /// the device is gone. Everything the step made is freed then.
     pub fn run<B: Target>(
         &self,
         device: &B::Device,
@@ -226,7 +226,7 @@ impl Executable {
 
     /// What went wrong; of a device that is gone, that it is.
     fn failed<B: Target>(&self, device: &B::Device, at: usize, why: String) -> Error {
-        B::lost(device).unwrap_or_else(|| Error::Execution { at: self.describe(at), why })
+        B::lost(device).unwrap_or_else(|| Error::while_running(self.describe(at), why))
     }
 
     /// An op with its statuses set: what the plan takes over in place is given away to the backend

@@ -396,6 +396,7 @@ impl<'a, B: Target> Worker<'a, B> {
                 self.step.wires.fail(match B::lost(&self.device).unwrap_or(error) {
                     Error::Execution { at, why } if at.is_empty() => Error::Execution { at: place, why },
                     Error::Execution { at, why } => Error::Execution { at: format!("{place}, {at}"), why },
+                    Error::OutOfMemory { at, why } => Error::OutOfMemory { at: format!("{place}, {at}"), why },
                     other => other,
                 });
                 None

@@ -190,7 +190,7 @@ impl<M: Module> Rematerialize<M> {
     /// # Errors
     /// [`Error::Trace`] for what cannot be traced, [`Error::Infeasible`] when no plan fits the
     /// budget, [`Error::InvalidInput`] for inputs on another device, [`Error::Execution`] when an
-    /// op fails. The module is unharmed and usable after each of them. [`Error::Worker`] where the module was on
+    /// op fails, [`Error::OutOfMemory`] when that is for want of memory. The module is unharmed and usable after each of them. [`Error::Worker`] where the module was on
     /// a worker's device that is gone, and its tensors with it.
     #[track_caller]
     pub fn step<I, O, F>(&self, inputs: I, step: F) -> Result<Trained<O::Loss, O::Output>>
@@ -281,11 +281,14 @@ impl<M: Module> Rematerialize<M> {
         let results = entry.run(&self.shared.settings, &state, tensors, number, &mut |step| {
             gauge.sample();
             observe(step);
-        })?;
+        });
         let ran = start.elapsed();
         let measured_peak = gauge.peak().map(|peak| peak + resident);
+        if let (Err(Error::OutOfMemory { .. }), true) = (&results, self.shared.settings.replan_on_oom) {
+            lock(&self.shared.planner).lower(entry.planned_peak, measured_peak);
+        }
 
-        let mut results = results.into_iter();
+        let mut results = results?.into_iter();
         let mut next = |n: usize| results.by_ref().take(n).collect::<Vec<_>>();
         let loss = binding::rebuild(entry.loss::<O::Loss>()?, next(ends.loss.iter().len()))?;
         let output = binding::rebuild(entry.output::<O::Output>()?, next(ends.outputs.len()))?;

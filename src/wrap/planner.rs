@@ -169,6 +169,8 @@ fn peak_with_handles<B: Target>(problem: &Problem, steps: &[Step]) -> Result<Byt
 pub(super) struct Allowance {
     pub given: Bytes,
     pub for_plan: Bytes,
+    /// What a plan might use if the device had it.
+    asked: Bytes,
     /// What views take, be it held back or not.
     views: Bytes,
     /// What the plan itself takes, be it held back or not.
@@ -185,7 +187,15 @@ impl Allowance {
             Bytes(u64::MAX) => Bytes::ZERO,
             Bytes(n) => views.min(Bytes(n / 4)) + kept.min(Bytes(n / 100 * 3)),
         };
-        Ok(Self { given, for_plan: given.saturating_sub(held_back).max(Bytes(1)), views, kept })
+        let for_plan = given.saturating_sub(held_back).max(Bytes(1));
+        Ok(Self { given, for_plan, asked: for_plan, views, kept })
+    }
+
+    /// The device has no more than `ceiling`.
+    fn lower(&mut self, ceiling: Bytes) {
+        if ceiling < self.for_plan {
+            (self.given, self.for_plan) = (self.given.min(ceiling + self.views + self.kept), ceiling);
+        }
     }
 
     /// An infeasibility in terms of the budget the caller gave.
@@ -210,6 +220,8 @@ impl Allowance {
 /// Plans by signature, and the cost profile.
 pub(super) struct Planner {
     entries: BTreeMap<Fingerprint, Arc<Entry>>,
+    /// What a device was found to have, where it ran out of memory.
+    ceiling: Option<Bytes>,
     /// By device.
     profiles: BTreeMap<String, (Option<PathBuf>, Profile)>,
 }
@@ -251,7 +263,15 @@ pub(super) fn owned<B: Target>(ends: &Ends, inputs: &Inputs<B>) -> Vec<ValueId> 
 
 impl Planner {
     pub(super) fn new() -> Self {
-        Self { entries: BTreeMap::new(), profiles: BTreeMap::new() }
+        Self { entries: BTreeMap::new(), ceiling: None, profiles: BTreeMap::new() }
+    }
+
+    /// Plan anew for less than `planned`, and for no more than what was measured when a step failed for want of memory.
+    pub(super) fn lower(&mut self, planned: Bytes, measured: Option<Bytes>) {
+        let less = Bytes(planned.get() / 20 * 19);
+        let had = measured.map_or(less, |measured| measured.min(less));
+        self.ceiling = Some(self.ceiling.map_or(had, |ceiling| ceiling.min(had)));
+        self.entries.clear();
     }
 
     pub(super) fn get(&self, key: &Fingerprint) -> Option<Arc<Entry>> {
@@ -284,7 +304,10 @@ impl Planner {
             return Ok(entry.clone());
         }
         let problem = self.problem(settings, &program, state, inputs)?;
-        let budget = Allowance::new::<B>(settings.budget, &problem, &state.device()?)?;
+        let mut budget = Allowance::new::<B>(settings.budget, &problem, &state.device()?)?;
+        if let Some(ceiling) = self.ceiling.filter(|_| settings.plan.is_none()) {
+            budget.lower(ceiling);
+        }
         // The same step called elsewhere, or only planned before, has its plan already.
         let known = known.or_else(|| self.entries.values().find(|e| e.fingerprint == fingerprint).cloned());
         let plan = match known {
@@ -297,8 +320,8 @@ impl Planner {
             planned_peak: peak_with_handles::<B>(&problem, &plan.steps)?,
             results: program.results(),
             ends: program.ends,
+            budget: budget.given.max(plan.budget),
             plan,
-            budget: budget.given,
             fingerprint,
             executable,
             loss: Mutex::new(Box::new(traced.loss)),
@@ -347,7 +370,14 @@ impl Planner {
                 Err(error) => tracing::warn!("planning anew, {} is of no use: {error}", file.display()),
             }
         }
-        let plan = solver::plan(problem, budget, &settings.solver, &settings.solver_options);
+        let solve = |budget| solver::plan(problem, budget, &settings.solver, &settings.solver_options);
+        let plan = match solve(budget) {
+            // The device may have that after all.
+            Err(Error::Infeasible { minimum: Some(least), .. }) if budget < least && least <= allowance.asked => {
+                solve(least)
+            }
+            plan => plan,
+        };
         let plan = plan.map_err(|error| allowance.restate(error))?;
         if let Some(file) = file {
             if let Some(directory) = file.parent() {

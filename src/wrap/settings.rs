@@ -48,6 +48,7 @@ pub struct Settings {
     pub(super) plan: Option<Arc<Plan>>,
     pub(super) profile_directory: Option<PathBuf>,
     pub(super) retrace: Retrace,
+    pub(super) replan_on_oom: bool,
     pub(super) quiet: bool,
     custom_ops: CustomOps<Flex>,
     #[cfg(feature = "cubecl")]
@@ -70,6 +71,7 @@ impl Settings {
             plan: None,
             profile_directory: default_profile_directory(),
             retrace: Retrace::default(),
+            replan_on_oom: false,
             quiet: false,
             custom_ops: Arc::new(|_| {}),
             #[cfg(feature = "cubecl")]
@@ -137,6 +139,17 @@ impl Settings {
     /// Default: `plimsoll/profiles` in the user's cache directory.
     pub fn profile_directory(mut self, directory: Option<PathBuf>) -> Self {
         self.profile_directory = directory;
+        self
+    }
+
+    /// Whether, after a step that failed because its device ran out of memory
+    /// ([`Error::OutOfMemory`](crate::Error::OutOfMemory)), later steps are planned for less: for what that step had when it
+    /// failed, where that is measured, and in any case for a twentieth less than its plan needed; if nothing fits that, for
+    /// the smallest budget that a plan is found for. Each failure lowers the budget further, for this module and its clones;
+    /// nothing raises it again. No effect on [pipelines](super::Rematerialize::pipeline) and on a
+    /// [plan that is given](Self::plan). Default: no.
+    pub fn replan_on_oom(mut self, replan: bool) -> Self {
+        self.replan_on_oom = replan;
         self
     }
 

@@ -9,6 +9,9 @@ use std::time::Duration;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::{AdamWConfig, GradientsParams};
 use burn::tensor::{Device, Tensor, TensorData};
+use burn_flex::Flex;
+use burn_ir::{HandleKind, OperationIr, TensorIr, TensorStatus};
+use burn_router::TensorInterpreter;
 use plimsoll::zoo::{self, ZooModel, ZooVisitor};
 use plimsoll::{Budget, Rematerialize, Settings, StepReport, alloc};
 
@@ -167,6 +170,29 @@ pub fn small(name: &str) -> zoo::Settings {
 /// Settings for tests: costs measured anew, nothing left on disk, no bar.
 pub fn settings(budget: Budget) -> Settings {
     Settings::new(budget).profile_directory(None).quiet(true).time_limit(Duration::from_secs(3))
+}
+
+/// The same settings, and `before` called before each Fourier transform of a step that runs by them: for faults.
+pub fn before_transforms(settings: Settings, before: impl Fn() + Copy + Send + Sync + 'static) -> Settings {
+    settings.custom_ops(move |registry| {
+        let right = registry.clone();
+        registry.register("signal::rfft", move |handles, op, device| {
+            before();
+            // Otherwise as Burn does it.
+            let mut burn = TensorInterpreter::with_custom_ops(*device, right.clone());
+            for input in &op.inputs {
+                let tensor = HandleKind::Float(handles.get_float_tensor::<Flex>(input));
+                burn.register_tensor_to_device(input.id, tensor);
+            }
+            burn.register_op(OperationIr::Custom(op.clone()));
+            for output in &op.outputs {
+                let output = TensorIr { status: TensorStatus::ReadWrite, ..output.clone() };
+                if let HandleKind::Float(tensor) = burn.get_tensor(&output) {
+                    handles.register_float_tensor::<Flex>(&output.id, tensor);
+                }
+            }
+        });
+    })
 }
 
 pub fn plain(name: &str, zoo_settings: &zoo::Settings, steps: usize) -> (Vec<Bits>, u64) {
