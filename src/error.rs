@@ -193,20 +193,6 @@ pub enum Error {
     },
 }
 
-impl Error {
-    /// What a backend's last words mean. Backends end ops that fail with a panic, and say why only in its text.
-    pub(crate) fn while_running(at: String, why: String) -> Self {
-        let text = why.to_lowercase();
-        // CubeCL's `IoError` and `LaunchError`, CUDA's and Vulkan's own names.
-        let memory =
-            ["out of memory", "out of device memory", "out-of-memory", "out_of_memory", "can't allocate buffer"];
-        match memory.iter().any(|words| text.contains(words)) {
-            true => Self::OutOfMemory { at, why },
-            false => Self::Execution { at, why },
-        }
-    }
-}
-
 /// A value that stands in the way of a smaller budget.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Blocker {

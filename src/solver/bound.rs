@@ -65,8 +65,11 @@ pub(super) struct Boundary<'a, 'm> {
     /// What is live at the instant.
     pub load: Load,
     choices: Vec<Choice>,
-    /// About how many bytes are carried across to run nothing twice, beside the unit's own.
+    /// Bytes of the storages made before and read after, beside the unit's own.
     pub crossing: u64,
+    /// About how many bytes are carried across to run nothing twice: those, and what is made before or after as one likes from
+    /// what is made before.
+    carried: u64,
 }
 
 /// A minimum cut at one price.
@@ -116,29 +119,30 @@ impl<'a, 'm> Boundary<'a, 'm> {
             let m = maker(&s);
             (m != NONE && !after[m as usize] && !std::mem::replace(&mut seen[s as usize], true)).then_some(m as usize)
         };
-        let carried = |s: u32| if load.is_own(s) { 0 } else { bytes(model, s) };
+        let beside = |s: u32| if load.is_own(s) { 0 } else { bytes(model, s) };
         for &s in (unit + 1..n).filter(|&u| after[u]).flat_map(|u| &model.units[u].reads) {
             match see(s) {
-                Some(m) if before[m] => crossing += carried(s),
+                Some(m) if before[m] => crossing += beside(s),
                 Some(_) => free.push(s),
                 None => {}
             }
         }
+        let mut carried = crossing;
         for s in free {
             let (mut stack, mut inputs) = (vec![maker(&s) as usize], 0u64);
             while let Some(u) = stack.pop() {
                 for &x in &model.units[u].reads {
                     match see(x) {
-                        Some(m) if before[m] => inputs += carried(x),
+                        Some(m) if before[m] => inputs += beside(x),
                         Some(m) => stack.push(m),
                         None => {}
                     }
                 }
             }
-            crossing += inputs.min(carried(s));
+            carried += inputs.min(beside(s));
         }
         let choices = load.choices();
-        Self { model, unit, before, after, load, choices, crossing }
+        Self { model, unit, before, after, load, choices, crossing, carried }
     }
 
     /// The boundaries worth looking at, the one most is carried across first.
@@ -309,15 +313,15 @@ impl<'a, 'm> Boundary<'a, 'm> {
     }
 }
 
-/// Units whose instants are worth a look: all of them where they are no more than `all`, and otherwise as many as
+/// Units whose instants are worth a look: about `all`, evenly spread, and in large graphs as many as
 /// [`LOOKED`] allows, the one of each stretch of the graph's order where most is live with everything kept. The loss of two
 /// branches that only meet there (a recurrence in both directions) is such a place, and no unit nearby is as good.
 fn places(model: &Model, all: usize) -> Vec<usize> {
     let last = model.units.len().saturating_sub(1);
     let count = if last <= all { all } else { (LOOKED / last).clamp(128, all.max(128)) };
     let stretch = last.div_ceil(count).max(1);
-    if stretch == 1 {
-        return (0..last).collect();
+    if stretch == 1 || !model.is_large() {
+        return (0..last).step_by(stretch).collect();
     }
     let live = Sim::default().profile(model, &model.keep_all());
     let units: Vec<usize> = (0..last).collect();
@@ -328,13 +332,13 @@ fn places(model: &Model, all: usize) -> Vec<usize> {
 /// the unit, the strongest first. Empty when it is clear that all are 0.
 pub(super) fn ranked(model: &Model, budget: u64) -> Vec<(u64, u32)> {
     let n = model.units.len();
-    let most = (300_000 / n).clamp(16, 128);
+    let most = (90_000 / n).clamp(24, 128);
     // In small graphs all are solved, so that the bound never grows with the budget.
     let small = n <= 64;
     // Elsewhere those are left out where all that is read later fits.
     let instants = places(model, 4000).into_par_iter().map(|unit| (Boundary::during(model, unit), unit as u32));
     let mut tight: Vec<(u64, u32)> = instants
-        .map(|(it, unit)| (it.load.fixed.saturating_add(it.crossing), unit))
+        .map(|(it, unit)| (it.load.fixed.saturating_add(it.carried), unit))
         .filter(|&(bytes, _)| small || bytes > budget.saturating_sub(model.resident))
         .collect();
     tight.sort_unstable_by_key(|&(bytes, unit)| (std::cmp::Reverse(bytes), unit));

@@ -1,7 +1,8 @@
 //! A training step as a chain of stages, for the solvers that need one.
 //!
 //! The forward part is cut where (nearly) everything that crosses is one tensor: the chain's
-//! activation. What else crosses there (masks, indices) is small and stays where it is. The
+//! activation. What else crosses there is small, or carried through half of the forward part and more and no larger than
+//! half of the activation (a mask, positions): it stays where it is. The
 //! backward of a stage is the run of units after the boundary up to the last one that reads what
 //! the stage made. Outputs made by the backward part (gradients of parameters) live to the end
 //! once they are made; their bytes are set aside from the start.
@@ -162,7 +163,10 @@ fn places(model: &Model, n: usize, crossing: &[u64]) -> Vec<usize> {
         live.retain(|&s| last[s as usize] >= p);
         live.extend(unit.writes.iter().filter(|&&s| last[s as usize] >= p));
         let largest = live.iter().map(|&s| bytes(model, s)).max().unwrap_or(0);
-        if largest > 0 && crossing - largest <= crossing / MINOR {
+        let throughout = |s: u32| 2 * (last[s as usize] - model.items[s as usize].maker as usize) >= n;
+        let stays = live.iter().filter(|&&s| throughout(s) && bytes(model, s) <= largest / 2);
+        let beside = crossing - largest - stays.map(|&s| bytes(model, s)).sum::<u64>();
+        if largest > 0 && beside <= crossing / MINOR {
             places.push(p);
         }
     }
