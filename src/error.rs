@@ -267,6 +267,7 @@ mod tests {
             Error::Trace { why: why(), help: "do something else".into() },
             Error::InvalidInput { why: why() },
             Error::Execution { at: "op12 (Float.Matmul)".into(), why: why() },
+            Error::OutOfMemory { at: "op12 (Float.Matmul)".into(), why: "no 4096 bytes".into() },
             Error::Worker { address: "gpu7:4000".into(), why: why() },
             Error::InvalidSetting { name: "--seed".into(), why: why() },
         ];
@@ -290,6 +291,7 @@ mod tests {
                 | Error::Trace { .. }
                 | Error::InvalidInput { .. }
                 | Error::Execution { .. }
+                | Error::OutOfMemory { .. }
                 | Error::Worker { .. }
                 | Error::InvalidSetting { .. } => {}
             }
@@ -322,6 +324,8 @@ mod tests {
           help: do something else
         invalid input: a reason
         the step failed at op12 (Float.Matmul): a reason
+        the device ran out of memory at op12 (Float.Matmul): no 4096 bytes
+          help: free what else is on it, give the step a smaller budget, or have that done (`Settings::replan_on_oom`)
         worker gpu7:4000: a reason
         invalid setting --seed: a reason
         ");
