@@ -59,7 +59,7 @@ bench: setup
 	cargo bench --features $(FEATURES)
 
 # The tables and pictures of docs/experiments/results, which docs/RESULTS.md shows. What has results is not done again; without any it
-# takes half an hour or so. Killed, it goes on where it stopped. One cell at a time, so that none has its time limit
+# takes some twenty minutes. Killed, it goes on where it stopped. One cell at a time, so that none has its time limit
 # shortened by another, and costs are measured anew: those in the cache may be from a busier hour. (The example makes cargo
 # build with the features that tests have, so that dependencies are compiled once.)
 experiments: setup

@@ -340,7 +340,7 @@ fn a_stage_that_fails_fails_the_step_and_nothing_else() {
                     (0, 2) => std::thread::sleep(Duration::from_secs(8)),
                     // Slow on the second device alone.
                     (_, 3) if std::thread::current().name().is_some_and(|name| name.starts_with("plimsoll d1")) => {
-                        std::thread::sleep(Duration::from_millis(200));
+                        std::thread::sleep(Duration::from_millis(500));
                     }
                     _ => {}
                 }
