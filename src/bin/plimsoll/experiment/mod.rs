@@ -89,8 +89,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let missing: Vec<&Cell> = experiment.cells.iter().filter(|cell| !records.contains_key(&cell.key())).collect();
     let kept = experiment.cells.len() - missing.len();
     let undeclared = records.len() - kept;
-    let done = run_cells(&args.file, &missing, jobs, &results)?;
-    records.extend(done.into_iter().map(|record| (record.key.clone(), record)));
+    run_cells(&args.file, &missing, jobs, &results)?;
+    // As the file has them: reading rounds numbers, and tables made from it later shall be the same.
+    let (records, _) = results::read(&path("jsonl"))?;
 
     // In the order of the declaration; each is there now.
     let rows: Vec<&Record> = experiment.cells.iter().filter_map(|cell| records.get(&cell.key())).collect();
@@ -175,13 +176,13 @@ fn jobs(args: &Args, experiment: &Experiment) -> Result<usize> {
     }
 }
 
-/// Do `cells`, `jobs` at a time, keeping each result as it comes.
-fn run_cells(file: &Path, cells: &[&Cell], jobs: usize, results: &Results) -> Result<Vec<Record>> {
+/// Do `cells`, `jobs` at a time, each result kept in the file as it comes.
+fn run_cells(file: &Path, cells: &[&Cell], jobs: usize, results: &Results) -> Result<()> {
     let bar = progress::bar("cells", cells.len());
     let threads = (std::thread::available_parallelism().map_or(1, usize::from) / jobs).max(1);
     // Tracing measures ops, which nothing may disturb: problems first, one after the other.
     let problems = cells::problems(file, cells, &bar);
-    let (next, done, failure) = (AtomicUsize::new(0), Mutex::new(Vec::new()), Mutex::new(None));
+    let (next, failure) = (AtomicUsize::new(0), Mutex::new(None));
     let work = || -> Result<()> {
         // A pool for each job: in one that all share, a solver that waits for its threads would begin
         // another cell meanwhile, and answer for the time that takes.
@@ -196,7 +197,6 @@ fn run_cells(file: &Path, cells: &[&Cell], jobs: usize, results: &Results) -> Re
             let version = env!("CARGO_PKG_VERSION").to_owned();
             let record = Record { key: cell.key(), version, cell: Cell::clone(cell), outcome };
             results.keep(&record)?;
-            done.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(record);
             bar.inc(1);
         }
         Ok(())
@@ -213,8 +213,5 @@ fn run_cells(file: &Path, cells: &[&Cell], jobs: usize, results: &Results) -> Re
         }
     });
     bar.finish_and_clear();
-    match failure.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
-        Some(error) => Err(error),
-        None => Ok(done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)),
-    }
+    failure.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).map_or(Ok(()), Err)
 }
