@@ -85,7 +85,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         let (records, _) = results::read(&path("jsonl"))?;
         return Ok(output::print(&list(args, &name, &experiment, &records))?);
     }
-    let (results, mut records) = Results::open(&path("jsonl"))?;
+    let (results, records) = Results::open(&path("jsonl"))?;
     let missing: Vec<&Cell> = experiment.cells.iter().filter(|cell| !records.contains_key(&cell.key())).collect();
     let kept = experiment.cells.len() - missing.len();
     let undeclared = records.len() - kept;
