@@ -1,8 +1,8 @@
 //! A training step as a chain of stages, for the solvers that need one.
 //!
 //! The forward part is cut where (nearly) everything that crosses is one tensor: the chain's
-//! activation. What else crosses there is small, or carried through half of the forward part and more and no larger than
-//! half of the activation (a mask, positions): it stays where it is. The
+//! activation. What else crosses there is small, or, in graphs that are no chain otherwise, carried through half of the
+//! forward part and more and no larger than half of the activation (a mask, positions): it stays where it is. The
 //! backward of a stage is the run of units after the boundary up to the last one that reads what
 //! the stage made. Outputs made by the backward part (gradients of parameters) live to the end
 //! once they are made; their bytes are set aside from the start.
@@ -56,18 +56,8 @@ impl Chain {
     pub fn find(model: &Model, boundary: usize, most: usize) -> Result<Self, String> {
         let n = boundary;
         let crossing = crossing(model, n);
-        let mut cuts = vec![0];
-        cuts.extend(places(model, n, &crossing));
-        cuts.push(n);
-        let saved = saved(model, n, &cuts);
-        if cuts.len() < 3 {
-            return Err("its forward part has no place where one tensor alone carries on".to_owned());
-        }
-        let total: u64 = saved.iter().sum();
-        if let Some(i) = (0..saved.len()).find(|&i| saved[i] > total / 2) {
-            let why = "more than half of what its backward part reads is made between two such places";
-            return Err(format!("{why} (units {} to {})", cuts[i], cuts[i + 1]));
-        }
+        let cut = |carried| cut(model, n, &crossing, carried);
+        let (cuts, saved) = cut(false).or_else(|_| cut(true))?;
         let (cuts, saved) = thin(cuts, saved, most);
         let aside = aside(model, n);
         let mut chain = Self { boundary, stages: Vec::new() };
@@ -154,8 +144,25 @@ fn bytes(model: &Model, s: u32) -> u64 {
     model.items[s as usize].bytes
 }
 
-/// Where one tensor carries on alone, but for what is minor.
-fn places(model: &Model, n: usize, crossing: &[u64]) -> Vec<usize> {
+/// Where the forward part is cut, from its start to its end, and the bytes that each stage saves; or why it is no chain.
+fn cut(model: &Model, n: usize, crossing: &[u64], carried: bool) -> Result<(Vec<usize>, Vec<u64>), String> {
+    let mut cuts = vec![0];
+    cuts.extend(places(model, n, crossing, carried));
+    cuts.push(n);
+    let saved = saved(model, n, &cuts);
+    if cuts.len() < 3 {
+        return Err("its forward part has no place where one tensor alone carries on".to_owned());
+    }
+    let total: u64 = saved.iter().sum();
+    if let Some(i) = (0..saved.len()).find(|&i| saved[i] > total / 2) {
+        let why = "more than half of what its backward part reads is made between two such places";
+        return Err(format!("{why} (units {} to {})", cuts[i], cuts[i + 1]));
+    }
+    Ok((cuts, saved))
+}
+
+/// Where one tensor carries on alone, but for what is minor, and where `carried` for what is carried through.
+fn places(model: &Model, n: usize, crossing: &[u64], carried: bool) -> Vec<usize> {
     let last = last_reads(model, n);
     let mut live: Vec<u32> = Vec::new();
     let mut places = Vec::new();
@@ -164,7 +171,7 @@ fn places(model: &Model, n: usize, crossing: &[u64]) -> Vec<usize> {
         live.extend(unit.writes.iter().filter(|&&s| last[s as usize] >= p));
         let largest = live.iter().map(|&s| bytes(model, s)).max().unwrap_or(0);
         let throughout = |s: u32| 2 * (last[s as usize] - model.items[s as usize].maker as usize) >= n;
-        let stays = live.iter().filter(|&&s| throughout(s) && bytes(model, s) <= largest / 2);
+        let stays = live.iter().filter(|&&s| carried && throughout(s) && bytes(model, s) <= largest / 2);
         let beside = crossing - largest - stays.map(|&s| bytes(model, s)).sum::<u64>();
         if largest > 0 && beside <= crossing / MINOR {
             places.push(p);
