@@ -190,8 +190,9 @@ impl<M: Module> Rematerialize<M> {
     /// # Errors
     /// [`Error::Trace`] for what cannot be traced, [`Error::Infeasible`] when no plan fits the
     /// budget, [`Error::InvalidInput`] for inputs on another device, [`Error::Execution`] when an
-    /// op fails, [`Error::OutOfMemory`] when that is for want of memory. The module is unharmed and usable after each of them. [`Error::Worker`] where the module was on
-    /// a worker's device that is gone, and its tensors with it.
+    /// op fails, [`Error::OutOfMemory`] when that is for want of memory. The module is unharmed and
+    /// usable after each of them. [`Error::Worker`] where the module was on a worker's device that
+    /// is gone, and its tensors with it.
     #[track_caller]
     pub fn step<I, O, F>(&self, inputs: I, step: F) -> Result<Trained<O::Loss, O::Output>>
     where
