@@ -25,12 +25,14 @@ pub struct Shape {
     pub multi: bool,
     /// Ops that must run exactly once.
     pub once: bool,
+    /// Among the views ops that read other values as well.
+    pub joins: bool,
 }
 
 impl Shape {
-    /// Everything there is.
+    /// Everything there is but joins, which no model traced so far has.
     pub fn all(ops: usize) -> Self {
-        Self { ops, mirrored: true, views: true, inplace: true, multi: true, once: true }
+        Self { ops, mirrored: true, views: true, inplace: true, multi: true, once: true, joins: false }
     }
 }
 
@@ -76,7 +78,8 @@ pub fn problem(seed: u64, shape: Shape) -> Problem {
     let mut read = vec![false; residents];
     for i in 0..shape.ops {
         let view = shape.views && dice.chance(25);
-        let count = if view { 1 } else { 1 + dice.roll(3) as usize };
+        let joins = view && shape.joins && dice.chance(50);
+        let count = if view && !joins { 1 } else { 1 + dice.roll(3) as usize };
         let mut inputs: Vec<usize> = Vec::new();
         for k in 0..count {
             let n = values.len();

@@ -86,7 +86,10 @@ pub fn solve_then_check(data: &[u8]) -> bool {
     let hash = rest.iter().fold(0xcbf2_9ce4_8422_2325u64, |h, &b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
     let mut problem = match Problem::from_json(&String::from_utf8_lossy(rest), "fuzz") {
         Ok(problem) => problem,
-        Err(_) => problem(hash, Shape { once: hash & 1 == 0, ..Shape::all(1 + (hash >> 8) as usize % MOST_OPS) }),
+        Err(_) => problem(
+            hash,
+            Shape { once: hash & 1 == 0, joins: hash & 6 == 0, ..Shape::all(1 + (hash >> 8) as usize % MOST_OPS) },
+        ),
     };
     if problem.graph.ops().len() > MOST_OPS {
         return false;

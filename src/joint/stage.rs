@@ -177,8 +177,9 @@ impl Builder<'_> {
         self.push(op, Origin::Marker(marker), Nanos::ZERO, reserve)
     }
 
-    /// An op of the step; `after` is read as well.
-    fn op(&mut self, id: OpId, after: Option<ValueId>) -> OpId {
+    /// An op of the step; `after` is read as well, but by a view: it takes no time and no bytes wherever it stands, and
+    /// who reads it comes after. Whether `after` was read.
+    fn op(&mut self, id: OpId, after: Option<ValueId>) -> bool {
         let from = self.from;
         let op = &from.graph.ops()[id];
         let mut inputs: Vec<ValueId> = Vec::with_capacity(op.inputs.len() + 1);
@@ -198,11 +199,18 @@ impl Builder<'_> {
             around.push(self.roots[new.index()]);
             outputs[k] = Some(new);
         }
+        let root = |v: &ValueId| self.roots[v.index()];
+        let view = inputs.first().is_some_and(|first| {
+            let all = inputs.iter().chain(outputs.iter().flatten());
+            !outputs.is_empty() && all.into_iter().all(|v| root(v) == root(first))
+        });
+        let after = after.filter(|_| !view);
         inputs.extend(after);
         let (kind, inplace) = (op.kind.clone(), op.inplace.clone());
         let outputs = outputs.into_iter().flatten().collect();
         let op = Op { kind, phase: op.phase, inputs, outputs, inplace, replay: op.replay };
-        self.push(op, Origin::Op(id), from.costs.time[id], from.costs.workspace[id])
+        self.push(op, Origin::Op(id), from.costs.time[id], from.costs.workspace[id]);
+        after.is_some()
     }
 
     /// Have the inputs of the step that `ops` read.
@@ -231,8 +239,8 @@ impl Builder<'_> {
         for &id in ops {
             let op = &graph.ops()[id];
             let follows = op.inputs.iter().any(|&v| depends[v]);
-            self.op(id, token.filter(|_| !follows));
-            op.outputs.iter().for_each(|&v| depends[v] = token.is_some());
+            let after = self.op(id, token.filter(|_| !follows));
+            op.outputs.iter().for_each(|&v| depends[v] = follows || after);
             for &v in
                 op.outputs.iter().filter(|&&v| graph.values()[v].output && graph.values()[v].role == Role::Gradient)
             {

@@ -136,7 +136,7 @@ fn pairs(model: &Model, unit: usize) -> Vec<(u32, u32)> {
     let Some(op) = it.op.map(|id| &graph.ops()[id]) else { return Vec::new() };
     let item = |items: &[u32], v: ValueId| {
         let storage = graph.values()[v].storage;
-        items.iter().copied().find(|&s| model.items[s as usize].storage == storage)
+        items.iter().copied().find(|&s| model.items[s as usize].storage == Some(storage))
     };
     // Nothing is taken over from residents, and no storage that was there already.
     let pairs = op.inplace.iter();

@@ -6,7 +6,9 @@
 //! way no order the search makes holds an old buffer by a forgotten view.
 //!
 //! What does not fit that picture stays correct but is not recomputed: a *pinned* storage is one
-//! that some op joins while it also reads other non-resident storages.
+//! that some op joins while it also reads other non-resident storages. Whoever reads what such an op
+//! made needs the op, not only the storage: it makes a *token* as well, an item without bytes or storage,
+//! which those read.
 
 use super::moves::Moves;
 use crate::cost::Problem;
@@ -20,10 +22,11 @@ pub(super) const NONE: u32 = u32::MAX;
 /// Units beyond which a graph is large.
 const LARGE: usize = 4000;
 
-/// A storage that is not resident.
+/// A storage that is not resident, or a token: see the module's description.
 #[derive(Clone)]
 pub(super) struct Item {
-    pub storage: StorageId,
+    /// None for a token.
+    pub storage: Option<StorageId>,
     pub bytes: u64,
     /// The unit that makes it.
     pub maker: u32,
@@ -94,9 +97,18 @@ impl<'a> Model<'a> {
         };
         for (s, storage) in graph.storages().iter().filter(|(_, s)| !s.resident) {
             item_of[s] = u32::from_index(model.items.len());
-            model.items.push(Item { storage: s, bytes: storage.bytes.get(), maker: NONE, pinned: false });
+            let (storage, bytes) = (Some(s), storage.bytes.get());
+            model.items.push(Item { storage, bytes, maker: NONE, pinned: false });
         }
         let mut pinned = vec![false; model.items.len()];
+        // Tokens that whoever reads a value needs: few values need any.
+        let mut tokens: EntityMap<ValueId, Vec<u32>> = EntityMap::filled(Vec::new(), graph.values().len());
+        let tokens_of = |tokens: &EntityMap<ValueId, Vec<u32>>, inputs: &[ValueId]| {
+            let mut all: Vec<u32> = inputs.iter().flat_map(|&v| tokens[v].iter().copied()).collect();
+            all.sort_unstable();
+            all.dedup();
+            all
+        };
         let views_read = |view_of: &EntityMap<OpId, u32>, inputs: &[ValueId]| {
             let producers = inputs.iter().filter_map(|&v| graph.values()[v].producer);
             let mut views: Vec<u32> = producers.map(|p| view_of[p]).filter(|&l| l != NONE).collect();
@@ -112,10 +124,22 @@ impl<'a> Model<'a> {
                     item: item_of[graph.values()[op.outputs[0]].storage],
                     reads: views_read(&view_of, &op.inputs),
                 });
+                let needs = tokens_of(&tokens, &op.inputs);
+                op.outputs.iter().filter(|_| !needs.is_empty()).for_each(|&v| tokens[v].clone_from(&needs));
                 continue;
             }
-            let unit = model.unit(id, &item_of, &mut pinned, inplace, views_read(&view_of, &op.inputs));
+            let mut unit = model.unit(id, &item_of, &mut pinned, inplace, views_read(&view_of, &op.inputs));
             let index = u32::from_index(model.units.len());
+            unit.reads.extend(tokens_of(&tokens, &op.inputs));
+            let made = |v: ValueId| unit.writes.contains(&item_of[graph.values()[v].storage]);
+            let joined: Vec<ValueId> = op.outputs.iter().copied().filter(|&v| !made(v)).collect();
+            if !joined.is_empty() {
+                let token = u32::from_index(model.items.len());
+                model.items.push(Item { storage: None, bytes: 0, maker: index, pinned: false });
+                pinned.push(false);
+                unit.writes.push(token);
+                joined.into_iter().for_each(|v| tokens[v].push(token));
+            }
             for &s in &unit.writes {
                 model.items[s as usize].maker = index;
             }
@@ -128,7 +152,7 @@ impl<'a> Model<'a> {
             unit.replayable &= unit.writes.iter().all(|&s| !pinned[s as usize]) && !unit.writes.is_empty();
         }
         let items = graph.outputs().iter().map(|&v| item_of[graph.values()[v].storage]).filter(|&s| s != NONE);
-        let mut reads: Vec<u32> = items.collect();
+        let mut reads: Vec<u32> = items.chain(tokens_of(&tokens, graph.outputs())).collect();
         reads.sort_unstable();
         reads.dedup();
         let views = views_read(&view_of, graph.outputs());
