@@ -1,11 +1,14 @@
 //! What no pipeline does better, whatever its cuts, schedule and recomputation: bounds on time and on memory.
 
-use super::cuts::is_source;
+use std::collections::BTreeMap;
+
+use super::cuts::{Cut, Layout, is_source};
 use super::stage::in_place;
 use crate::cost::Problem;
-use crate::entity::{EntityMap, OpId, StorageId};
+use crate::entity::{Entity, EntityMap, OpId, StorageId};
 use crate::graph::Role;
 use crate::pipeline::Topology;
+use crate::solver::Network;
 use crate::units::{Bytes, Nanos};
 
 /// No pipeline is faster: all devices always busy, or one microbatch along the longest path of its ops.
@@ -82,4 +85,109 @@ pub(super) fn alone(problem: &Problem) -> EntityMap<OpId, u64> {
         alone[id] = all.saturating_sub(in_place(graph, op).get());
     }
     alone
+}
+
+/// The least that any plan of a stage has live for a microbatch that is between its forward and its backward there.
+///
+/// What the backward reads of the forward's results is live then, or is made again from what is; what was received cannot be
+/// made again. So what is live separates the two in the stage's forward: no less than a minimum cut, a storage's bytes for
+/// each storage. Inputs of the step and parameters are always there. A storage that an op joins while it reads others is
+/// counted as nothing, since who reads it may need only some of what it was made of; one that is received as the least that
+/// any view of it takes, since views of it may be copies here.
+pub(super) struct Saved<'a> {
+    problem: &'a Problem,
+    layout: &'a Layout,
+    cuts: &'a [Cut],
+    /// Bytes of each storage; none for those that no cut has to separate.
+    bytes: EntityMap<StorageId, Option<u64>>,
+    /// By first segment: the network as far as it has been built, and the least for each end up to there.
+    known: BTreeMap<usize, (Network, Vec<u64>)>,
+}
+
+/// Above as many ops nothing is said: all networks together take time in proportion to ops times cuts.
+const LARGE: usize = 8000;
+
+impl<'a> Saved<'a> {
+    pub fn new(problem: &'a Problem, layout: &'a Layout, cuts: &'a [Cut]) -> Self {
+        let graph = &problem.graph;
+        let storages = graph.storages();
+        let mut bytes: EntityMap<StorageId, Option<u64>> =
+            storages.values().map(|storage| (!storage.resident).then_some(storage.bytes.get())).collect();
+        for op in graph.ops().values() {
+            let of = |v| graph.values()[v].storage;
+            let others = |s| op.inputs.iter().any(|&v| of(v) != s && !storages[of(v)].resident);
+            for s in op.outputs.iter().filter(|&&v| graph.values()[v].alias_of.is_some()).map(|&v| of(v)) {
+                if others(s) {
+                    bytes[s] = bytes[s].map(|_| 0);
+                }
+            }
+        }
+        Self { problem, layout, cuts, bytes, known: BTreeMap::new() }
+    }
+
+    /// For the stage of the segments from `from` to before `to`.
+    pub fn least(&mut self, from: usize, to: usize) -> u64 {
+        // The first stage has what it is made of.
+        if from == 0 || self.problem.graph.ops().len() > LARGE {
+            return 0;
+        }
+        let (mut net, mut least) = self.known.remove(&from).unwrap_or_else(|| (self.begun(from), Vec::new()));
+        while least.len() < to - from {
+            let segment = from + least.len();
+            self.extend(&mut net, segment);
+            let storages = self.bytes.len();
+            let more = net.cut(2 * storages, 2 * storages + 1).unwrap_or(0);
+            let before = least.last().copied().unwrap_or(0);
+            least.push(before.saturating_add(u64::try_from(more).unwrap_or(u64::MAX)));
+        }
+        let found = least[to - from - 1];
+        self.known.insert(from, (net, least));
+        found
+    }
+
+    /// What is received, and nothing else yet.
+    fn begun(&self, from: usize) -> Network {
+        let values = self.problem.graph.values();
+        let storages = self.bytes.len();
+        let mut bytes = self.bytes.clone();
+        let mut net = Network::new(2 * storages + 2);
+        for v in self.layout.crossing(&self.cuts[from - 1]).0 {
+            let s = values[v].storage;
+            let views = self.problem.graph.storages()[s].values.iter().map(|&v| values[v].bytes.get());
+            bytes[s] = bytes[s].map(|all| views.fold(all, u64::min));
+            net.arc(2 * storages, s.index(), Network::UNLIMITED);
+        }
+        for (s, bytes) in bytes.iter() {
+            if let Some(bytes) = bytes {
+                net.arc(s.index(), storages + s.index(), i128::from(*bytes));
+            }
+        }
+        net
+    }
+
+    /// One more segment: what its forward makes of what, and what its backward reads.
+    fn extend(&self, net: &mut Network, segment: usize) {
+        let graph = &self.problem.graph;
+        let (layout, storages) = (self.layout, self.bytes.len());
+        let last = self.cuts.get(segment).map_or((layout.turn, layout.turn), |cut| (cut.forward, cut.backward));
+        let first = self.cuts[segment - 1];
+        let of = |v| graph.values()[v].storage;
+        for &id in &layout.order[first.forward..last.0] {
+            let op = &graph.ops()[id];
+            for (r, w) in op.inputs.iter().flat_map(|&r| op.outputs.iter().map(move |&w| (of(r), of(w)))) {
+                if r != w && !is_source(self.problem, id) {
+                    net.arc(storages + r.index(), w.index(), Network::UNLIMITED);
+                }
+            }
+        }
+        for &id in &layout.order[last.1..first.backward] {
+            let op = &graph.ops()[id];
+            let view = op.outputs.iter().all(|&w| op.inputs.iter().all(|&r| of(r) == of(w)));
+            // Those that come from before the turn, and not back across the border behind the stage.
+            let here = |v: &&_| graph.values()[**v].producer.is_some_and(|p| layout.place[p] < last.0);
+            for &v in op.inputs.iter().filter(here).filter(|_| !view) {
+                net.arc(storages + of(v).index(), 2 * storages + 1, Network::UNLIMITED);
+            }
+        }
+    }
 }

@@ -4,7 +4,9 @@
 //! keeps, and what it runs again, is then a difference of sums up to its two cuts; a stage takes the first step of the
 //! ladder that fits. Neighbouring stages would choose a little differently: plans of the stages themselves decide.
 
-use super::bound;
+use std::collections::BTreeSet;
+
+use super::bound::{self, Saved};
 use super::cuts::{Cut, Layout, is_source};
 use crate::cost::Problem;
 use crate::entity::OpId;
@@ -35,6 +37,8 @@ pub(super) struct Estimate {
     segments: Vec<Segment>,
     /// Bytes that go forward across the cut before each segment.
     received: Vec<u64>,
+    /// Bytes that come back across the cut behind each segment but the last.
+    returned: Vec<u64>,
     levels: usize,
     /// Bytes of optimizer state per byte of gradients.
     pub state: f64,
@@ -51,6 +55,17 @@ pub(super) struct Load {
     pub in_flight: u64,
     /// Whether it may run anything again.
     pub again: Again,
+}
+
+/// What a chunk has at most, whatever its plan.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    /// Bytes of its device.
+    pub memory: u64,
+    /// Microbatches between forward and input gradient, the one that is computing counted.
+    pub in_flight: u64,
+    /// Messages that may wait for it in the queue of what goes forward, and in that of what comes back.
+    pub queues: (u64, u64),
 }
 
 /// What may be run again.
@@ -112,7 +127,8 @@ impl Estimate {
             }
         }
         let received = std::iter::once(0).chain(cuts.iter().map(|cut| cut.sent)).collect();
-        Self { segments, received, levels, state: state as f64 / gradients.max(1) as f64 }
+        let returned = cuts.iter().map(|cut| cut.returned).collect();
+        Self { segments, received, returned, levels, state: state as f64 / gradients.max(1) as f64 }
     }
 
     /// Number of segments.
@@ -148,29 +164,57 @@ impl Estimate {
         times
     }
 
-    /// Whether there are cuts into as many stages as there are memories where parameters, summed gradients, optimizer
-    /// state and the largest op of each stage are no more than its memory.
-    pub fn could_fit(&self, memories: &[u64]) -> bool {
+    /// The cuts into as many stages as there are places whose tightest stage has the most to spare, if there are any where
+    /// no stage needs more than its place has in whichever plan: parameters, summed gradients, optimizer state, waiting
+    /// messages, the least that each microbatch in flight [saves](Saved), and the largest op. What is `refuted` (number of the
+    /// stage, first segment, the one after the last) is left out.
+    pub fn roomiest(
+        &self,
+        places: &[Place],
+        saved: &mut Saved,
+        refuted: &BTreeSet<(usize, usize, usize)>,
+    ) -> Option<Vec<usize>> {
         let n = self.segments();
-        let mut ends = vec![false; n + 1];
-        ends[0] = true;
-        for &memory in memories {
-            let mut next = vec![false; n + 1];
-            for from in (0..n).filter(|&from| ends[from]) {
+        // By stage and end: bytes to spare, and where the stage begins.
+        let mut best: Vec<Vec<Option<(u64, usize)>>> = vec![vec![None; n + 1]; places.len() + 1];
+        best[0][0] = Some((u64::MAX, 0));
+        for (k, place) in places.iter().enumerate() {
+            for from in 0..n {
+                let Some((before, _)) = best[k][from] else { continue };
                 let (mut parameters, mut gradients, mut floor) = (0u64, 0u64, 0u64);
                 for (to, segment) in self.segments.iter().enumerate().skip(from) {
                     parameters += segment.parameters;
                     gradients += segment.gradients;
                     floor = floor.max(segment.floor);
-                    if parameters + gradients + (gradients as f64 * self.state) as u64 + floor > memory {
+                    let fixed = parameters + gradients + (gradients as f64 * self.state) as u64;
+                    if fixed + floor > place.memory {
                         break;
                     }
-                    next[to + 1] = true;
+                    let returned = self.returned.get(to).copied().unwrap_or(0);
+                    let waiting = place.queues.0 * self.received[from] + place.queues.1 * returned;
+                    let each = saved.least(from, to + 1);
+                    let others = place.in_flight.saturating_sub(1).saturating_mul(each);
+                    let needs = (fixed + waiting + floor.max(each + returned)).saturating_add(others);
+                    let Some(spare) = place.memory.checked_sub(needs) else { continue };
+                    if refuted.contains(&(k, from, to + 1)) {
+                        continue;
+                    }
+                    let spare = spare.min(before);
+                    if best[k + 1][to + 1].is_none_or(|(known, _)| known < spare) {
+                        best[k + 1][to + 1] = Some((spare, from));
+                    }
                 }
             }
-            ends = next;
         }
-        ends[n]
+        let mut ends = Vec::with_capacity(places.len());
+        let mut at = n;
+        for k in (1..=places.len()).rev() {
+            ends.push(at);
+            at = best[k][at]?.1;
+        }
+        ends.reverse();
+        ends.pop();
+        Some(ends)
     }
 
     /// The time of the forward and backward of each segment.

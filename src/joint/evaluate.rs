@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::cuts::{Cut, Layout, is_source};
+use super::estimate::Place;
 use super::stage::{Measure, Stage};
 use super::{Method, PipelinePlan, StagePlan};
 use crate::check;
@@ -20,8 +21,8 @@ use crate::units::{Bytes, Nanos};
 /// Shares of what the backward needs beside what is saved, if nothing is recomputed, that plans get.
 const SHARES: [f64; 5] = [1.0, 0.7, 0.85, 1.25, 0.5];
 /// Shares of a device's room that all in flight save together, where nothing else fits: the less, the more is left for
-/// the one that computes everything else again.
-const SAVED: [f64; 4] = [0.4, 0.2, 0.08, 0.6];
+/// the one that computes everything else again. The first stage can save nothing at all.
+const SAVED: [f64; 5] = [0.4, 0.2, 0.08, 0.6, 0.0];
 
 /// Ops of a stage up to which all ways to plan it are tried.
 const SMALL: usize = 64;
@@ -178,9 +179,25 @@ impl<'a> Evaluator<'a> {
         (0..schedule.devices().len()).map(|device| self.fill(device, schedule, &mut chunks)).collect()
     }
 
+    /// Whether it is proved that no plan of a stage fits a place where each microbatch in flight saves `each` bytes at least.
+    ///
+    /// # Errors
+    /// Those of building stages.
+    pub fn refuted(&self, (from, to): (usize, usize), place: &Place, each: u64, schedule: &Schedule) -> Result<bool> {
+        let (lower, upper) = self.bounds(from, to);
+        let device = Device { memory: Bytes(place.memory), ..Device::default() };
+        let stage = Stage::build(self.problem, self.layout, (lower, upper), splits(schedule), Bytes::ZERO, device)?;
+        let waiting =
+            place.queues.0 * lower.map_or(0, |cut| cut.sent) + place.queues.1 * upper.map_or(0, |cut| cut.returned);
+        let others = place.in_flight.saturating_sub(1).saturating_mul(each);
+        let fixed = self.state_of(&stage, schedule).get().saturating_add(waiting).saturating_add(others);
+        let Some(budget) = place.memory.checked_sub(fixed) else { return Ok(true) };
+        Ok(solver::lower_bound(&stage.problem, Bytes(budget)).is_infinite())
+    }
+
     /// The chunks of these cuts, their stages prepared.
     fn chunks(&self, ends: &[usize], schedule: &Schedule) -> Result<Vec<Chunk>> {
-        let split = schedule.devices().iter().flatten().any(|action| matches!(action, Action::InputGradient(..)));
+        let split = splits(schedule);
         let edges: Vec<usize> =
             std::iter::once(0).chain(ends.iter().copied()).chain(std::iter::once(self.cuts.len() + 1)).collect();
         let mut chunks: Vec<Chunk> = Vec::with_capacity(schedule.chunks());
@@ -427,6 +444,11 @@ impl<'a> Evaluator<'a> {
         let waiting = rounds * u128::from(link.latency.get());
         Nanos(u64::try_from(u128::from(sending.get()) + waiting).unwrap_or(u64::MAX >> 8))
     }
+}
+
+/// Whether backwards are split into input and weight gradient.
+fn splits(schedule: &Schedule) -> bool {
+    schedule.devices().iter().flatten().any(|action| matches!(action, Action::InputGradient(..)))
 }
 
 /// No step is shorter, whatever the messages take: a device works for all its chunks; and, with one route, waits for the

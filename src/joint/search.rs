@@ -5,9 +5,9 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Instant;
 
-use super::bound;
+use super::bound::{self, Saved};
 use super::cuts::{Cut, Layout};
-use super::estimate::{Again, Estimate, Load, partitions};
+use super::estimate::{Again, Estimate, Load, Place, partitions};
 use super::evaluate::Evaluator;
 use super::{Options, PipelinePlan};
 use crate::cost::Problem;
@@ -16,7 +16,7 @@ use crate::pipeline::{self, Action, DeviceCost, Schedule, Shape, Topology};
 use crate::units::Nanos;
 
 /// Cuts that are looked at to find some that fit.
-const RESCUES: usize = 600;
+const RESCUES: usize = 2000;
 /// Ways to cut that are few enough to try them all.
 const FEW: u64 = 200;
 /// Devices up to which every schedule is tried.
@@ -112,18 +112,16 @@ pub fn plan_pipeline(problem: &Problem, topology: &Topology, options: &Options) 
     if let Some(why) = bound::too_small(problem, topology) {
         return Err(infeasible(topology, true, why));
     }
-    let fits = |schedule: &Schedule| {
-        let place = |device: &pipeline::Device| topology.devices()[device.index()].memory.get();
-        // Where devices have several chunks, each must fit by itself.
-        schedule.routes().iter().all(|route| estimate.could_fit(&route.iter().map(place).collect::<Vec<_>>()))
+    let mut saved = Saved::new(problem, &layout, &cuts);
+    let mut possible = |schedule: &Schedule| {
+        let mut routes = schedule.routes().iter();
+        routes.all(|route| {
+            let places = places(topology, schedule, route);
+            estimate.roomiest(&places, &mut saved, &BTreeSet::new()).is_some()
+        })
     };
-    if !schedules.iter().any(fits) {
-        let why = format!(
-            "at whichever of the {} places there are for cuts it is cut, parameters, summed gradients, optimizer state and the \
-             largest op of some stage are more than its device has",
-            cuts.len()
-        );
-        return Err(infeasible(topology, true, why));
+    if !schedules.iter().any(&mut possible) {
+        return Err(infeasible(topology, true, impossible(&cuts)));
     }
     let mut evaluator = Evaluator::new(problem, topology, &layout, &cuts, estimate.state);
     evaluator.method = options.method;
@@ -155,10 +153,19 @@ pub fn plan_pipeline(problem: &Problem, topology: &Topology, options: &Options) 
         }
     }
     if options.method == Method::Joint {
+        let mut proved = best.is_none();
         for schedule in &schedules {
-            if best.is_none() && !search.evaluator.late() {
-                search.rescue(schedule, &mut best)?;
+            if best.is_some() || search.evaluator.late() {
+                proved = false;
+                break;
             }
+            if let Some(ends) = search.roomiest(schedule, &mut saved)? {
+                proved = false;
+                search.rescue(schedule, &ends, &mut best)?;
+            }
+        }
+        if proved {
+            return Err(infeasible(topology, true, impossible(&cuts)));
         }
         search.improve(&schedules[0], &mut best)?;
         search.polish(&mut best)?;
@@ -168,6 +175,40 @@ pub fn plan_pipeline(problem: &Problem, topology: &Topology, options: &Options) 
     plan.lower_bound = bound;
     plan.tried = search.evaluator.tried.get();
     Ok(plan)
+}
+
+/// Why nothing fits, where that is proved.
+fn impossible(cuts: &[Cut]) -> String {
+    format!(
+        "at whichever of the {} places there are for cuts it is cut, parameters, summed gradients, optimizer state, waiting messages, \
+         the least that microbatches in flight save, and what the one that is computing needs are more than some device has",
+        cuts.len()
+    )
+}
+
+/// What the chunks of a route have at most.
+fn places(topology: &Topology, schedule: &Schedule, route: &[pipeline::Device]) -> Vec<Place> {
+    let queue = u64::from(schedule.queue());
+    let place = |(c, &device): (usize, &pipeline::Device)| {
+        let (mut now, mut in_flight, mut waiting) = (0u64, 0u64, (0u64, 0u64));
+        for action in &schedule.devices()[device.index()] {
+            let of = action.chunk().index();
+            match action {
+                Action::Forward(..) if of == c => {
+                    now += 1;
+                    in_flight = in_flight.max(now);
+                }
+                Action::Backward(..) | Action::InputGradient(..) if of == c => now -= 1,
+                // Messages are named by the chunk that sends them.
+                Action::ReceiveActivation(..) if of + 1 == c => waiting.0 += 1,
+                Action::ReceiveGradient(..) if of == c + 1 => waiting.1 += 1,
+                _ => {}
+            }
+        }
+        let queues = (waiting.0.min(queue), waiting.1.min(queue));
+        Place { memory: topology.devices()[device.index()].memory.get(), in_flight, queues }
+    };
+    route.iter().enumerate().map(place).collect()
 }
 
 /// From the plan of one replica to that of all.
@@ -358,34 +399,77 @@ impl Search<'_> {
         ends
     }
 
-    /// Where no cuts fit that looked best: from those on, the ones that lack the least memory first, cuts are moved towards
-    /// the stages that have some.
-    fn rescue(&self, schedule: &Schedule, best: &mut Option<(PipelinePlan, Vec<usize>)>) -> Result<()> {
+    /// The [roomiest](Estimate::roomiest) cuts for the first route, or none where it is proved that there are none for some
+    /// route: as long as a stage of those cuts is [refuted](Evaluator::refuted) it is left out, for a quarter of the time.
+    fn roomiest(&self, schedule: &Schedule, saved: &mut Saved) -> Result<Option<Vec<usize>>> {
+        let until = Instant::now().checked_add(self.options.time_limit / 4);
+        let mut first = None;
+        for route in schedule.routes() {
+            let places = places(self.topology, schedule, route);
+            let (mut refuted, mut looked) = (BTreeSet::new(), BTreeSet::new());
+            let ends = loop {
+                let Some(ends) = self.estimate.roomiest(&places, saved, &refuted) else { return Ok(None) };
+                let starts = std::iter::once(0).chain(ends.iter().copied());
+                let stages: Vec<_> = starts.zip(ends.iter().copied().chain([self.estimate.segments()])).collect();
+                let known = refuted.len();
+                for (k, (&(from, to), place)) in stages.iter().zip(&places).enumerate() {
+                    let late = until.is_some_and(|until| Instant::now() >= until);
+                    if !late && looked.insert((k, from, to)) {
+                        let each = saved.least(from, to);
+                        if self.evaluator.refuted((from, to), place, each, schedule)? {
+                            refuted.insert((k, from, to));
+                        }
+                    }
+                }
+                if refuted.len() == known {
+                    break ends;
+                }
+            };
+            first = first.or(Some(ends));
+        }
+        Ok(first)
+    }
+
+    /// Where no cuts fit that looked best: from those and the `roomiest` on, the ones that lack the least memory first, cuts
+    /// are moved towards the stages that have some.
+    fn rescue(
+        &self,
+        schedule: &Schedule,
+        roomiest: &[usize],
+        best: &mut Option<(PipelinePlan, Vec<usize>)>,
+    ) -> Result<()> {
         self.evaluator.quick.set(true);
         let mut seen: BTreeSet<Vec<usize>> = BTreeSet::new();
-        let mut open: BTreeSet<(u128, Vec<usize>)> = BTreeSet::new();
-        let lacking = |ends: &Vec<usize>| -> Result<u128> {
-            Ok(self.evaluator.missing(ends, schedule)?.into_iter().map(u128::from).sum())
+        let mut open: BTreeSet<(u128, Vec<usize>, Vec<usize>)> = BTreeSet::new();
+        // And the cuts at devices that lack some; all where none does, though together they do not fit.
+        let lacking = |ends: &[usize]| -> Result<(u128, Vec<usize>)> {
+            let missing = self.evaluator.missing(ends, schedule)?;
+            let lacks = |c: usize| schedule.routes().iter().any(|route| missing[route[c].index()] > 0);
+            let all = missing.iter().all(|&bytes| bytes == 0);
+            let cuts = (0..ends.len()).filter(|&cut| all || lacks(cut) || lacks(cut + 1));
+            Ok((missing.iter().copied().map(u128::from).sum(), cuts.collect()))
         };
-        for ends in distinct([self.starts(schedule), self.classics(schedule)].concat()) {
+        for ends in distinct([vec![roomiest.to_vec()], self.starts(schedule), self.classics(schedule)].concat()) {
             if self.evaluator.late() {
                 break;
             }
             seen.insert(ends.clone());
-            open.insert((lacking(&ends)?, ends));
+            let (lack, cuts) = lacking(&ends)?;
+            open.insert((lack, ends, cuts));
         }
-        while let Some((lack, ends)) = open.pop_first() {
+        while let Some((lack, ends, cuts)) = open.pop_first() {
             if lack == 0 && self.consider(&ends, schedule, best)? {
                 break;
             }
-            for cut in 0..ends.len() {
+            for cut in cuts {
                 for by in [1isize, -1, 3, -3] {
                     if self.evaluator.late() || seen.len() >= RESCUES {
                         self.evaluator.quick.set(false);
                         return Ok(());
                     }
-                    if let Some(next) = self.moved(&ends, cut, by).filter(|next| seen.insert(next.clone())) {
-                        open.insert((lacking(&next)?, next));
+                    if let Some(next) = self.pushed(&ends, cut, by).filter(|next| seen.insert(next.clone())) {
+                        let (lack, cuts) = lacking(&next)?;
+                        open.insert((lack, next, cuts));
                     }
                 }
             }
@@ -402,6 +486,19 @@ impl Search<'_> {
         let mut next = ends.to_vec();
         next[cut] = end;
         (low..=high).contains(&end).then_some(next)
+    }
+
+    /// The same with one cut moved, and those along with it that are in the way.
+    fn pushed(&self, ends: &[usize], cut: usize, by: isize) -> Option<Vec<usize>> {
+        let mut next = ends.to_vec();
+        next[cut] = next[cut].checked_add_signed(by)?;
+        for other in (0..cut).rev() {
+            next[other] = next[other].min(next[other + 1].saturating_sub(1));
+        }
+        for other in cut + 1..next.len() {
+            next[other] = next[other].max(next[other - 1] + 1);
+        }
+        (next[0] >= 1 && next[next.len() - 1] <= self.cuts.len()).then_some(next)
     }
 
     /// All there are, or cuts moved one by one, for as long as that helps; with the schedule of the best, or `first`.

@@ -1,7 +1,7 @@
 //! Minimum cuts: Dinic, "Algorithm for solution of a problem of maximum flow" (1970), on integers.
 
 /// A network with unlimited arcs written as [`Network::UNLIMITED`].
-pub(super) struct Network {
+pub(crate) struct Network {
     heads: Vec<u32>,
     next: Vec<u32>,
     to: Vec<u32>,

@@ -55,6 +55,7 @@ mod window;
 pub use moves::{Move, Moves};
 
 pub(crate) use bound::priced;
+pub(crate) use flow::Network;
 pub use frame::{baseline, lower_bound, plan, strongest_bound};
 pub use progress::{Cancel, OnProgress, Progress};
 pub use registry::{by_name, names, solvers};
