@@ -105,7 +105,7 @@ pub(super) struct Saved<'a> {
 }
 
 /// Above as many ops nothing is said: all networks together take time in proportion to ops times cuts.
-const LARGE: usize = 8000;
+const LARGE: usize = 24_000;
 
 impl<'a> Saved<'a> {
     pub fn new(problem: &'a Problem, layout: &'a Layout, cuts: &'a [Cut]) -> Self {

@@ -166,12 +166,12 @@ impl Estimate {
 
     /// The cuts into as many stages as there are places whose tightest stage has the most to spare, if there are any where
     /// no stage needs more than its place has in whichever plan: parameters, summed gradients, optimizer state, waiting
-    /// messages, the least that each microbatch in flight [saves](Saved), and the largest op. What is `refuted` (number of the
+    /// messages, the least that each microbatch in flight [saves](Saved) if that is asked, and the largest op. What is `refuted` (number of the
     /// stage, first segment, the one after the last) is left out.
     pub fn roomiest(
         &self,
         places: &[Place],
-        saved: &mut Saved,
+        mut saved: Option<&mut Saved>,
         refuted: &BTreeSet<(usize, usize, usize)>,
     ) -> Option<Vec<usize>> {
         let n = self.segments();
@@ -192,7 +192,7 @@ impl Estimate {
                     }
                     let returned = self.returned.get(to).copied().unwrap_or(0);
                     let waiting = place.queues.0 * self.received[from] + place.queues.1 * returned;
-                    let each = saved.least(from, to + 1);
+                    let each = saved.as_mut().map_or(0, |saved| saved.least(from, to + 1));
                     let others = place.in_flight.saturating_sub(1).saturating_mul(each);
                     let needs = (fixed + waiting + floor.max(each + returned)).saturating_add(others);
                     let Some(spare) = place.memory.checked_sub(needs) else { continue };

@@ -112,15 +112,11 @@ pub fn plan_pipeline(problem: &Problem, topology: &Topology, options: &Options) 
     if let Some(why) = bound::too_small(problem, topology) {
         return Err(infeasible(topology, true, why));
     }
-    let mut saved = Saved::new(problem, &layout, &cuts);
-    let mut possible = |schedule: &Schedule| {
+    let possible = |schedule: &Schedule| {
         let mut routes = schedule.routes().iter();
-        routes.all(|route| {
-            let places = places(topology, schedule, route);
-            estimate.roomiest(&places, &mut saved, &BTreeSet::new()).is_some()
-        })
+        routes.all(|route| estimate.roomiest(&places(topology, schedule, route), None, &BTreeSet::new()).is_some())
     };
-    if !schedules.iter().any(&mut possible) {
+    if !schedules.iter().any(possible) {
         return Err(infeasible(topology, true, impossible(&cuts)));
     }
     let mut evaluator = Evaluator::new(problem, topology, &layout, &cuts, estimate.state);
@@ -154,6 +150,7 @@ pub fn plan_pipeline(problem: &Problem, topology: &Topology, options: &Options) 
     }
     if options.method == Method::Joint {
         let mut proved = best.is_none();
+        let mut saved = Saved::new(problem, &layout, &cuts);
         for schedule in &schedules {
             if best.is_some() || search.evaluator.late() {
                 proved = false;
@@ -408,7 +405,7 @@ impl Search<'_> {
             let places = places(self.topology, schedule, route);
             let (mut refuted, mut looked) = (BTreeSet::new(), BTreeSet::new());
             let ends = loop {
-                let Some(ends) = self.estimate.roomiest(&places, saved, &refuted) else { return Ok(None) };
+                let Some(ends) = self.estimate.roomiest(&places, Some(&mut *saved), &refuted) else { return Ok(None) };
                 let starts = std::iter::once(0).chain(ends.iter().copied());
                 let stages: Vec<_> = starts.zip(ends.iter().copied().chain([self.estimate.segments()])).collect();
                 let known = refuted.len();
@@ -457,12 +454,15 @@ impl Search<'_> {
             let (lack, cuts) = lacking(&ends)?;
             open.insert((lack, ends, cuts));
         }
+        // Where there are many cuts the ones that fit may be far.
+        let far = self.cuts.len() as isize / 16;
+        let steps: Vec<isize> = [far, -far, 1, -1, 3, -3].into_iter().skip(if far > 3 { 0 } else { 2 }).collect();
         while let Some((lack, ends, cuts)) = open.pop_first() {
             if lack == 0 && self.consider(&ends, schedule, best)? {
                 break;
             }
             for cut in cuts {
-                for by in [1isize, -1, 3, -3] {
+                for &by in &steps {
                     if self.evaluator.late() || seen.len() >= RESCUES {
                         self.evaluator.quick.set(false);
                         return Ok(());

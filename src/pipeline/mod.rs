@@ -31,6 +31,7 @@ mod topology;
 mod verify;
 mod workload;
 
+pub use format::CostedStep;
 pub use generate::{Generator, Shape, by_name, generators, names};
 pub use schedule::{Action, Chunk, Device, Microbatch, Schedule};
 pub(crate) use simulate::simulate_verified;

@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::schedule::{Device, Schedule};
 use crate::error::{Error, Result};
 use crate::units::{Bytes, Nanos};
 
 /// What one microbatch of one chunk takes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ChunkCost {
     /// Time of the forward on a device of speed 100.
     pub forward: Nanos,
@@ -34,7 +37,8 @@ pub struct ChunkCost {
 }
 
 /// A device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DeviceCost {
     /// In percent: 200 halves every time. Never 0.
     pub speed: u32,
@@ -46,7 +50,8 @@ pub struct DeviceCost {
 }
 
 /// A connection, in one direction.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Link {
     /// From the last byte sent to its arrival.
     pub latency: Nanos,

@@ -1,4 +1,4 @@
-//! `plimsoll simulate`.
+//! `plimsoll simulate`, and what `plimsoll pipeline` saves.
 
 use std::fmt::Write as _;
 use std::process::{Command, Output};
@@ -127,4 +127,50 @@ fn the_command_says_what_is_wrong() {
     }
     insta::assert_snapshot!("command_errors", text);
     assert!(succeed(&["--help"]).contains("Example: plimsoll simulate"));
+}
+
+#[test]
+fn a_planned_step_is_drawn_from_its_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    let plimsoll = |args: &[&str]| {
+        let output = Command::cargo_bin("plimsoll").unwrap().args(args).output().unwrap();
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr),
+        )
+    };
+    let problem = format!("{}/tests/data/gpt-4x256-b8.problem.json", env!("CARGO_MANIFEST_DIR"));
+    let (step, drawn, again, page) = (path("a.step.json"), path("a.svg"), path("b.svg"), path("b.html"));
+    let plan = [
+        "pipeline",
+        &problem,
+        "-p",
+        "2",
+        "--memory",
+        "64GiB",
+        "-m",
+        "4",
+        "--schedule",
+        "1f1b",
+        "--method",
+        "equal-layers",
+    ];
+    let (code, told) = plimsoll(&[&plan[..], &["-o", &step, "--report", &drawn]].concat());
+    assert_eq!(code, Some(0), "{told}");
+    let (code, told) = plimsoll(&["report", &step, "--svg", &again, "-o", &page]);
+    assert_eq!(code, Some(0), "{told}");
+    assert!(told.contains("1f1b, 2 devices, 4 microbatches") && told.contains("b.html"), "{told}");
+    let read = |path: &str| std::fs::read_to_string(path).unwrap();
+    assert_eq!(read(&drawn), read(&again));
+    assert!(read(&page).contains(&read(&again)));
+    let (code, told) = plimsoll(&["report", &step, "--trace", &path("t.json")]);
+    assert_eq!(code, Some(1));
+    assert!(told.contains("--trace") && told.contains("it is for plans"), "{told}");
+    let (code, told) = plimsoll(&["report", &problem, "-o", &page]);
+    assert_eq!(code, Some(1));
+    assert!(told.contains("plimsoll.step"), "{told}");
+    // What is read is not written over.
+    let (code, told) = plimsoll(&["report", &step, "-o", &step]);
+    assert!(code == Some(1) && told.contains("would be written over"), "{told}");
 }

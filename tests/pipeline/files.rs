@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use plimsoll::pipeline::{Schedule, Workload, simulate};
+use plimsoll::pipeline::{CostedStep, Link, Schedule, Workload, simulate};
+use plimsoll::{Bytes, Nanos};
 use serde_json::{Value, json};
 
 use super::hand::{TWO, by_hand};
@@ -59,4 +60,45 @@ fn files_cut_short_or_changed_anywhere_are_never_a_panic() {
             let _ = simulate(&schedule, &Workload::uniform(&schedule, 1, 1, 1));
         }
     }
+}
+
+#[test]
+fn a_step_is_read_as_it_was_written() {
+    let schedule = generate("zb-h1", 3, 5, None);
+    let mut workload = Workload::uniform(&schedule, 3, 2, 1);
+    workload.chunks[1].output = Bytes(4096);
+    workload.devices[2].memory = Some(Bytes(1 << 40));
+    workload.link = Link { latency: Nanos(7), bytes_per_s: 1 << 30 };
+    let route = &schedule.routes()[0];
+    workload.links.insert((route[0], route[1]), Link { latency: Nanos(90), bytes_per_s: 0 });
+    let step = CostedStep { problem: "a \"name\"".into(), schedule, workload };
+    let directory = tempfile::tempdir().unwrap();
+    for name in ["a.step.json", "a.step.json.zst"] {
+        let path = directory.path().join(name);
+        step.save(&path).unwrap();
+        let read = CostedStep::load(&path).unwrap();
+        assert_eq!(read, step);
+        let run = |step: &CostedStep| simulate(&step.schedule, &step.workload).unwrap().makespan;
+        assert_eq!(run(&read), run(&step));
+    }
+    let text = std::fs::read_to_string(directory.path().join("a.step.json")).unwrap();
+    type Fault = (&'static str, fn(&mut Value));
+    let faults: [Fault; 8] = [
+        ("a schedule", |s| s["format"] = json!("plimsoll.schedule")),
+        ("a newer version", |s| s["version"] = json!(2)),
+        ("costs of another schedule", |s| drop(s["chunks"].as_array_mut().unwrap().pop())),
+        ("a device too many", |s| s["devices"] = json!([])),
+        ("no speed", |s| s["devices"][0]["speed"] = json!(0)),
+        ("no such device", |s| s["links"][0]["to"] = json!(3)),
+        ("an unknown cost", |s| s["chunks"][0]["price"] = json!(1)),
+        ("too much time", |s| s["chunks"][0]["forward"] = json!(u64::MAX)),
+    ];
+    let mut told = String::new();
+    for (name, fault) in faults {
+        let mut raw: Value = serde_json::from_str(&text).unwrap();
+        fault(&mut raw);
+        let error = CostedStep::from_json(&raw.to_string(), "s.json").expect_err(name);
+        let _ = writeln!(told, "{name}\n    {error}");
+    }
+    insta::assert_snapshot!("faulty_steps", told);
 }

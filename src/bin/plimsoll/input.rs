@@ -4,7 +4,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 use plimsoll::cost::Problem;
-use plimsoll::pipeline::Schedule;
+use plimsoll::pipeline::{CostedStep, Schedule};
 use plimsoll::plan::Plan;
 use plimsoll::{Error, MAX_FILE_BYTES, Result};
 
@@ -31,6 +31,14 @@ pub fn schedule(path: &Path) -> Result<Schedule> {
     match is_stdin(path) {
         true => Schedule::from_reader(std::io::stdin().lock(), STDIN),
         false => Schedule::load(path),
+    }
+}
+
+/// Read a step.
+pub fn step(path: &Path) -> Result<CostedStep> {
+    match is_stdin(path) {
+        true => CostedStep::from_reader(std::io::stdin().lock(), STDIN),
+        false => CostedStep::load(path),
     }
 }
 

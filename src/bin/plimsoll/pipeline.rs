@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use plimsoll::cost::Problem;
 use plimsoll::joint::{self, Method, Options, PipelinePlan, plan_best};
-use plimsoll::pipeline::Topology;
+use plimsoll::pipeline::{CostedStep, Topology};
 use plimsoll::{Budget, Bytes, Error, Nanos, Result};
 use serde::Serialize;
 
@@ -55,6 +55,9 @@ pub struct Args {
     /// Save the schedule
     #[arg(long, value_name = "FILE")]
     save_schedule: Option<PathBuf>,
+    /// Save the step, the schedule with what its parts take, which `plimsoll report` draws
+    #[arg(long, short, value_name = "FILE", conflicts_with = "compare")]
+    output: Option<PathBuf>,
     /// Draw the step, with what each device holds: a page, or the picture alone where the name ends in `.svg`
     #[arg(long, value_name = "FILE", conflicts_with = "compare")]
     report: Option<PathBuf>,
@@ -116,6 +119,9 @@ struct Device {
 pub fn run(args: &Args) -> Result<(), Failure> {
     let topology = topology(args)?;
     let options = options(args)?;
+    for out in [&args.save_schedule, &args.output, &args.report].into_iter().flatten() {
+        input::spare(out, args.problems.iter().chain(&args.topology).map(PathBuf::as_path))?;
+    }
     let problems = args.problems.iter().map(|path| input::problem(path)).collect::<Result<Vec<_>>>()?;
     let splits = splits(args, &problems)?;
     if args.compare {
@@ -162,11 +168,14 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             if let Some(path) = &args.save_schedule {
                 plan.run.placed(&plan.schedule).save(path)?;
             }
+            let problem = splits[index].0;
+            if let Some(path) = &args.output {
+                let (schedule, workload) = (plan.run.placed(&plan.schedule), plan.workload.clone());
+                CostedStep { problem: problem.name.clone(), schedule, workload }.save(path)?;
+            }
             if let Some(path) = &args.report {
                 let memory: Vec<Option<Bytes>> = topology.devices().iter().map(|place| Some(place.memory)).collect();
-                let problem = splits[index].0;
-                let name = if problem.name.is_empty() { "pipeline" } else { &problem.name };
-                picture::write(path, name, &plan.schedule, &plan.run, &memory)?;
+                picture::write(path, picture::titled(&problem.name), &plan.schedule, &plan.run, &memory)?;
             }
             let seconds = start.elapsed().as_secs_f64();
             Ok(output::print(&match args.json {

@@ -13,6 +13,7 @@ mod text;
 use std::path::{Path, PathBuf};
 
 use plimsoll::cost::Problem;
+use plimsoll::pipeline::{self, CostedStep};
 use plimsoll::plan::Plan;
 use plimsoll::{Bytes, Error, Nanos};
 use serde::Serialize;
@@ -24,18 +25,20 @@ pub use self::text::markup;
 use self::data::Page;
 use crate::input;
 use crate::output::{self, Failure};
+use crate::simulate::picture as step_picture;
 
-/// Draw plans of a problem: a page of memory over time, lanes and values, a picture, or a trace.
+/// Draw plans of a problem: a page of memory over time, lanes and values, a picture, or a trace; or a pipeline's step: who does
+/// what over time, and what each device holds.
 #[derive(clap::Args)]
 #[command(
     group(clap::ArgGroup::new("what").required(true).multiple(true).args(["out", "svg", "trace"])),
     after_help = "Example: plimsoll report gpt.problem.json gpt.plan.json -o gpt.html"
 )]
 pub struct Args {
-    /// Problem file; `-` reads standard input
+    /// Problem file, or, alone, the step file that `plimsoll pipeline -o` writes; `-` reads standard input
     problem: PathBuf,
     /// Plan files, each checked first; `-` reads standard input
-    #[arg(required = true, value_name = "PLAN")]
+    #[arg(value_name = "PLAN")]
     plans: Vec<PathBuf>,
     /// Write a page that needs nothing else, for any browser
     #[arg(long, short, value_name = "HTML")]
@@ -64,6 +67,17 @@ struct Report<'a> {
     baseline_time: Nanos,
 }
 
+/// What `--json` prints for the step of a pipeline.
+#[derive(Serialize)]
+struct StepReport<'a> {
+    problem: &'a str,
+    written: Vec<Written>,
+    schedule: &'a str,
+    makespan: Nanos,
+    /// The largest of any device.
+    peak: Bytes,
+}
+
 /// A file that was written.
 #[derive(Serialize)]
 struct Written {
@@ -89,6 +103,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         let read = args.plans.iter().chain([&args.problem]).chain(&args.sweep);
         input::spare(out, read.map(PathBuf::as_path))?;
     }
+    if args.plans.is_empty() {
+        return step(args);
+    }
     let (problem, plans) = input::checked(&args.problem, args.plans.iter().map(PathBuf::as_path))?;
     let categories = Categories::of(&problem);
     let mut pictures = Vec::new();
@@ -99,22 +116,16 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let base = (baseline.timeline.peak, baseline.timeline.time);
     let points = args.sweep.as_ref().map(|path| sweep::load(path, base.1)).transpose()?.unwrap_or_default();
     let mut written = Vec::new();
-    let mut write = |kind: &'static str, path: &Path, text: String| {
-        let io = |source| Error::Io { action: "write", path: path.to_owned(), source };
-        std::fs::write(path, &text).map_err(io)?;
-        written.push(Written { kind, path: path.display().to_string(), bytes: text.len() });
-        Ok::<(), Error>(())
-    };
     if let Some(path) = &args.svg {
-        write("svg", path, svg::draw(&problem, &categories, &pictures))?;
+        written.push(write("svg", path, &svg::draw(&problem, &categories, &pictures))?);
     }
     if let Some(path) = &args.trace {
-        write("trace", path, chrome_trace::trace(&problem, &categories, &pictures))?;
+        written.push(write("trace", path, &chrome_trace::trace(&problem, &categories, &pictures))?);
     }
     if let Some(path) = &args.out {
         pictures.push(baseline);
         let data = Page::new(&problem, &categories, &pictures, points);
-        write("html", path, html::page(&problem, &categories, &pictures, &data))?;
+        written.push(write("html", path, &html::page(&problem, &categories, &pictures, &data))?);
     }
     let shown = |(path, (plan, picture)): (&PathBuf, (&Plan, &Picture))| Shown {
         file: path.display().to_string(),
@@ -134,6 +145,56 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     Ok(output::print(&match args.json {
         true => output::json(&report),
         false => table(&problem, &report),
+    })?)
+}
+
+fn write(kind: &'static str, path: &Path, text: &str) -> Result<Written, Error> {
+    let io = |source| Error::Io { action: "write", path: path.to_owned(), source };
+    std::fs::write(path, text).map_err(io)?;
+    Ok(Written { kind, path: path.display().to_string(), bytes: text.len() })
+}
+
+/// Simulate, draw, write.
+fn step(args: &Args) -> Result<(), Failure> {
+    for (name, given) in [("--trace", args.trace.is_some()), ("--sweep", args.sweep.is_some())] {
+        if given {
+            let why = "it is for plans, and the step of a pipeline is alone: give a problem and its plans".to_owned();
+            return Err(Error::InvalidSetting { name: name.into(), why }.into());
+        }
+    }
+    let hint = |error| match error {
+        // A problem, most likely.
+        Error::Format { .. } => Error::InvalidInput {
+            why: format!("{error}; a problem's plans are named after it, a pipeline's step is alone"),
+        },
+        other => other,
+    };
+    let CostedStep { problem, schedule, workload } = input::step(&args.problem).map_err(hint)?;
+    let run = pipeline::simulate(&schedule, &workload)?;
+    let memory: Vec<Option<Bytes>> = workload.devices.iter().map(|device| device.memory).collect();
+    let name = step_picture::titled(&problem);
+    let mut written = Vec::new();
+    if let Some(path) = &args.svg {
+        written.push(write("svg", path, &step_picture::svg(name, &schedule, &run, &memory))?);
+    }
+    if let Some(path) = &args.out {
+        written.push(write("html", path, &step_picture::page(name, &schedule, &run, &memory))?);
+    }
+    let peak = run.devices.iter().map(|device| device.peak).max().unwrap_or_default();
+    let report = StepReport { problem: name, written, schedule: schedule.name(), makespan: run.makespan, peak };
+    Ok(output::print(&match args.json {
+        true => output::json(&report),
+        false => {
+            let size = format!("{}, {} devices", report.schedule, run.devices.len());
+            let mut text = output::rows([
+                ("step", format!("{name}, {size}, {} microbatches", schedule.microbatches())),
+                ("makespan", report.makespan.to_string()),
+                ("peak", format!("{} on one device", output::exact(peak))),
+            ]);
+            text.push('\n');
+            text.push_str(&files(&report.written));
+            text
+        }
     })?)
 }
 
@@ -169,7 +230,10 @@ fn table(problem: &Problem, report: &Report) -> String {
     }
     text.push_str(&output::table(&rows, &[1, 2, 3, 4]));
     text.push('\n');
-    let written = report.written.iter().map(|w| (w.kind, format!("{} ({})", w.path, Bytes(w.bytes as u64))));
-    text.push_str(&output::rows(written));
+    text.push_str(&files(&report.written));
     text
+}
+
+fn files(written: &[Written]) -> String {
+    output::rows(written.iter().map(|w| (w.kind, format!("{} ({})", w.path, Bytes(w.bytes as u64)))))
 }

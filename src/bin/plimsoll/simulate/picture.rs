@@ -45,15 +45,19 @@ font:15px/1.45 system-ui,-apple-system,\"Segoe UI\",Roboto,\"Helvetica Neue\",Ar
 main{max-width:1240px;margin:0 auto;padding:14px 24px}h1{font-size:24px;margin:10px 0 2px}\
 .wide{overflow-x:auto;margin-top:18px}svg{display:block;min-width:720px;width:100%;height:auto}p{margin:4px 0}";
 
+/// What a picture of a problem's step is called.
+pub fn titled(problem: &str) -> &str {
+    if problem.is_empty() { "pipeline" } else { problem }
+}
+
 /// Write the picture: a page, or the picture alone where the name ends in `.svg`.
 ///
 /// # Errors
 /// [`Error::Io`].
 pub fn write(path: &Path, name: &str, schedule: &Schedule, run: &Run, memory: &[Option<Bytes>]) -> Result<()> {
-    let picture = svg(name, schedule, run, memory);
     let text = match path.extension().is_some_and(|end| end.eq_ignore_ascii_case("svg")) {
-        true => picture,
-        false => page(name, schedule, run, &picture),
+        true => svg(name, schedule, run, memory),
+        false => page(name, schedule, run, memory),
     };
     let failed = |source| Error::Io { action: "write", path: path.to_owned(), source };
     std::fs::write(path, text).map_err(failed)
@@ -70,7 +74,8 @@ fn summary(schedule: &Schedule, run: &Run) -> String {
     )
 }
 
-fn page(name: &str, schedule: &Schedule, run: &Run, picture: &str) -> String {
+pub fn page(name: &str, schedule: &Schedule, run: &Run, memory: &[Option<Bytes>]) -> String {
+    let picture = svg(name, schedule, run, memory);
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>{name}: a pipeline</title>\n\
@@ -83,7 +88,7 @@ fn page(name: &str, schedule: &Schedule, run: &Run, picture: &str) -> String {
 }
 
 /// The picture alone.
-fn svg(name: &str, schedule: &Schedule, run: &Run, memory: &[Option<Bytes>]) -> String {
+pub fn svg(name: &str, schedule: &Schedule, run: &Run, memory: &[Option<Bytes>]) -> String {
     let end = run.makespan.get().max(1) as f64;
     let most = run.devices.iter().map(|device| device.peak).max().unwrap_or_default();
     let limit = memory.iter().flatten().copied().filter(|&limit| limit <= most + most).max();
