@@ -1,6 +1,6 @@
 //! The solvers by name.
 
-use super::auto::{Limits, Scored, bases, best_first, closure_starts, construct, improve};
+use super::auto::{Limits, Scored, bases, best_first, branches, closure_starts, construct, improve};
 use super::balanced::Balanced;
 use super::chain;
 #[cfg(feature = "highs")]
@@ -91,8 +91,12 @@ impl Solver for Auto {
             let (budget, moves) = (frame.budget.get(), frame.model.moves);
             let (model, limits) = (&frame.model, &frame.limits);
             limits.watch.phase("construct");
-            // What repeats is solved once.
-            let spread = repeat::orders(model, budget, &limits.part(4).of_a_part());
+            // What repeats is solved once. (What is done to a unit of a small graph is done to all like it, but where branches are
+            // recorded in turns, far more has to change about the order than that can say.)
+            let spread = match model.is_large() && branches(model).is_some() {
+                true => Vec::new(),
+                false => repeat::orders(model, budget, &limits.part(4).of_a_part()),
+            };
             let spread = frame.starts.iter().cloned().chain(spread).collect();
             let mut found = construct(model, budget, spread, false, &limits.part(8));
             let fits = |found: &[Scored]| found.first().is_some_and(|(_, score)| score.peak <= budget);
