@@ -229,11 +229,13 @@ pub(super) fn improve(model: &Model, budget: u64, found: Vec<Scored>, enough: u6
 pub(super) fn bases(model: &Model) -> Vec<Vec<u32>> {
     let branches = branches(model);
     // In large graphs not all can be tried.
-    if model.is_large() && branches.is_some() {
-        return branches.into_iter().collect();
+    if model.is_large()
+        && let Some((order, _)) = branches
+    {
+        return vec![order];
     }
     let mut bases = plain_bases(model);
-    bases.extend(branches);
+    bases.extend(branches.map(|(order, _)| order));
     bases
 }
 
@@ -246,8 +248,8 @@ fn plain_bases(model: &Model) -> Vec<Vec<u32>> {
 }
 
 /// An order that finishes one branch before it begins with the next, where branches are recorded in turns: where a tenth
-/// less of what is made after the boundary is live at once than in the graph's order.
-pub(super) fn branches(model: &Model) -> Option<Vec<u32>> {
+/// less of what is made after the boundary is live at once than in the graph's order. Those bytes come with it.
+pub(super) fn branches(model: &Model) -> Option<(Vec<u32>, u64)> {
     if !model.moves.has(Move::Branches) {
         return None;
     }
@@ -255,7 +257,8 @@ pub(super) fn branches(model: &Model) -> Option<Vec<u32>> {
     let mut peak = |order: &[u32]| sim.run(&late, order).peak - model.resident;
     let least = plain_bases(model).iter().map(|base| peak(base)).min()?;
     let order = branch_by_branch(model);
-    (peak(&order) <= least / 10 * 9).then_some(order)
+    let waiting = peak(&order);
+    (waiting <= least / 10 * 9).then_some((order, waiting))
 }
 
 /// Orders that keep what is best kept at the boundary, for the budget and for smaller ones: what
