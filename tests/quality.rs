@@ -122,7 +122,10 @@ fn table() {
                         p.lower_bound * 100.0,
                     );
                 }
-                Err(error) => println!("{} {label}: {error} {:.1?}", problem.name, started.elapsed()),
+                Err(error) => {
+                    let bound = solver::lower_bound(problem, budget) * 100.0;
+                    println!("{} {label}: {error} {:.1?} bound {bound:.3}", problem.name, started.elapsed());
+                }
             }
         }
     }

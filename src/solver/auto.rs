@@ -13,7 +13,7 @@ use super::improve::Search;
 use super::model::Model;
 use super::moves::Move;
 use super::progress::Watch;
-use super::reorder::shrink_first;
+use super::reorder::{branch_by_branch, late_part, shrink_first};
 use super::rng::Rng;
 use super::sim::{Score, Sim};
 
@@ -227,11 +227,38 @@ pub(super) fn improve(model: &Model, budget: u64, found: Vec<Scored>, enough: u6
 
 /// Orders of everything once.
 pub(super) fn bases(model: &Model) -> Vec<Vec<u32>> {
+    let branches = branches(model);
+    // In large graphs not all can be tried.
+    if model.is_large()
+        && let Some((order, _)) = branches
+    {
+        return vec![order];
+    }
+    let mut bases = plain_bases(model);
+    bases.extend(branches.map(|(order, _)| order));
+    bases
+}
+
+fn plain_bases(model: &Model) -> Vec<Vec<u32>> {
     let mut bases = vec![model.keep_all()];
     if model.moves.has(Move::ShrinkFirst) {
         bases.push(shrink_first(model));
     }
     bases
+}
+
+/// An order that finishes one branch before it begins with the next, where branches are recorded in turns: where a tenth
+/// less of what is made after the boundary is live at once than in the graph's order. Those bytes come with it.
+pub(super) fn branches(model: &Model) -> Option<(Vec<u32>, u64)> {
+    if !model.moves.has(Move::Branches) {
+        return None;
+    }
+    let (late, mut sim) = (late_part(model), Sim::default());
+    let mut peak = |order: &[u32]| sim.run(&late, order).peak - model.resident;
+    let least = plain_bases(model).iter().map(|base| peak(base)).min()?;
+    let order = branch_by_branch(model);
+    let waiting = peak(&order);
+    (waiting <= least / 10 * 9).then_some((order, waiting))
 }
 
 /// Orders that keep what is best kept at the boundary, for the budget and for smaller ones: what

@@ -30,22 +30,14 @@ impl Network {
     }
 
     /// The value of a minimum cut between two nodes; afterwards [`reached`](Self::reached) tells
-    /// its side. `None` when every cut is unlimited.
+    /// the smallest side of the source. `None` when every cut is unlimited.
     pub fn cut(&mut self, source: usize, sink: usize) -> Option<i128> {
         let mut flow = 0i128;
         while self.layer(source, sink) {
             self.arc.clone_from(&self.heads);
-            loop {
-                let pushed = self.push(source, sink);
-                if pushed == 0 {
-                    break;
-                }
-                flow += pushed;
-                if flow >= Self::UNLIMITED {
-                    return None;
-                }
-            }
+            flow = self.block(source, sink, flow)?;
         }
+        self.reach(source);
         Some(flow)
     }
 
@@ -54,50 +46,80 @@ impl Network {
         self.level[node] != NIL
     }
 
+    /// Levels by the distance to the sink: what does not lead there has none and is never entered.
     fn layer(&mut self, source: usize, sink: usize) -> bool {
         self.level.fill(NIL);
-        self.level[source] = 0;
-        let mut queue = vec![source];
+        self.level[sink] = 0;
+        let mut queue = vec![sink];
         let mut at = 0;
         while let Some(&v) = queue.get(at) {
             at += 1;
+            // What is as far as the source is on no shortest path.
+            if self.level[v] >= self.level[source] {
+                break;
+            }
             let mut e = self.heads[v];
             while e != NIL {
                 let w = self.to[e as usize] as usize;
-                if self.left[e as usize] > 0 && self.level[w] == NIL {
+                if self.level[w] == NIL && self.left[e as usize ^ 1] > 0 {
                     self.level[w] = self.level[v] + 1;
                     queue.push(w);
                 }
                 e = self.next[e as usize];
             }
         }
-        self.level[sink] != NIL
+        self.level[source] != NIL
     }
 
-    /// Push along one path of the layered network; its length may be that of the graph, hence no
-    /// recursion.
-    fn push(&mut self, source: usize, sink: usize) -> i128 {
+    /// Levels for what can still be reached.
+    fn reach(&mut self, source: usize) {
+        self.level.fill(NIL);
+        self.level[source] = 0;
+        let mut stack = vec![source];
+        while let Some(v) = stack.pop() {
+            let mut e = self.heads[v];
+            while e != NIL {
+                let w = self.to[e as usize] as usize;
+                if self.level[w] == NIL && self.left[e as usize] > 0 {
+                    self.level[w] = 0;
+                    stack.push(w);
+                }
+                e = self.next[e as usize];
+            }
+        }
+    }
+
+    /// Push along paths of the layered network until there is none; the flow then. A path may be as long as the graph,
+    /// hence no recursion, and what comes before the arc that limits a path is part of the next one.
+    fn block(&mut self, source: usize, sink: usize, mut flow: i128) -> Option<i128> {
         let mut path: Vec<u32> = Vec::new();
         let mut v = source;
         loop {
             if v == sink {
                 let amount = path.iter().map(|&e| self.left[e as usize]).min().unwrap_or(0);
+                flow += amount;
+                if flow >= Self::UNLIMITED {
+                    return None;
+                }
                 for &e in &path {
                     self.left[e as usize] -= amount;
                     self.left[e as usize ^ 1] += amount;
                 }
-                return amount;
+                let full = path.iter().position(|&e| self.left[e as usize] == 0).unwrap_or(0);
+                v = path.get(full).map_or(source, |&e| self.to[e as usize ^ 1] as usize);
+                path.truncate(full);
+                continue;
             }
             let e = self.arc[v];
             if e == NIL {
                 // A dead end: never enter it again in this phase.
-                let Some(back) = path.pop() else { return 0 };
+                let Some(back) = path.pop() else { return Some(flow) };
                 v = self.to[back as usize ^ 1] as usize;
                 self.arc[v] = self.next[self.arc[v] as usize];
                 continue;
             }
             let w = self.to[e as usize] as usize;
-            if self.left[e as usize] > 0 && self.level[w] != NIL && self.level[w] == self.level[v] + 1 {
+            if self.left[e as usize] > 0 && self.level[w] != NIL && self.level[w] + 1 == self.level[v] {
                 path.push(e);
                 v = w;
             } else {

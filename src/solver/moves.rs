@@ -16,6 +16,8 @@ pub enum Move {
     Batch,
     /// Start from an order that runs early what frees more than it makes.
     ShrinkFirst,
+    /// Start from an order that finishes one result before it begins with the next.
+    Branches,
     /// Start from what is best kept at the boundary.
     Closure,
     /// Start from the table over blocks of a chain.
@@ -50,12 +52,13 @@ pub enum Move {
 
 impl Move {
     /// Every move there is.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Rules,
         Self::Care,
         Self::Keep,
         Self::Batch,
         Self::ShrinkFirst,
+        Self::Branches,
         Self::Closure,
         Self::Chain,
         Self::Demand,

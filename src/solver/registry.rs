@@ -1,6 +1,6 @@
 //! The solvers by name.
 
-use super::auto::{Limits, Scored, bases, best_first, closure_starts, construct, improve};
+use super::auto::{Limits, Scored, bases, best_first, branches, closure_starts, construct, improve};
 use super::balanced::Balanced;
 use super::chain;
 #[cfg(feature = "highs")]
@@ -17,7 +17,7 @@ use super::pofo::Pofo;
 use super::repeat;
 use super::rockmate::Rockmate;
 use super::rotor::Rotor;
-use super::segments::{RecomputeAll, Sqrt};
+use super::segments::{self, RecomputeAll, Sqrt};
 #[cfg(feature = "highs")]
 use super::window;
 use super::{Options, Outcome, Solver};
@@ -91,15 +91,31 @@ impl Solver for Auto {
             let (budget, moves) = (frame.budget.get(), frame.model.moves);
             let (model, limits) = (&frame.model, &frame.limits);
             limits.watch.phase("construct");
-            // What repeats is solved once.
-            let spread = repeat::orders(model, budget, &limits.part(4).of_a_part());
+            // What repeats is solved once. (What is done to a unit of a small graph is done to all like it, but where branches are
+            // recorded in turns, far more has to change about the order than that can say.)
+            let turns = if model.is_large() { branches(model) } else { None };
+            let spread = match turns {
+                Some(_) => Vec::new(),
+                None => repeat::orders(model, budget, &limits.part(4).of_a_part()),
+            };
             let spread = frame.starts.iter().cloned().chain(spread).collect();
             let mut found = construct(model, budget, spread, false, &limits.part(8));
             let fits = |found: &[Scored]| found.first().is_some_and(|(_, score)| score.peak <= budget);
+            // Where what waits after the boundary leaves little room, evictions chase the peak from place to place, unless they
+            // begin with segments that run again one at a time.
+            let free = budget.saturating_sub(model.resident);
+            let segments = match &turns {
+                Some((base, waiting)) if free / 4 * 3 < *waiting => {
+                    construct(model, budget, segments::orders(model, base), false, limits)
+                }
+                _ => Vec::new(),
+            };
             if !fits(&found) || !limits.pressed() {
                 // In large graphs the plain rules first: closures take long there.
                 let starts = if model.is_large() { Vec::new() } else { closure_starts(model, budget) };
-                found.extend(construct(model, budget, starts, true, limits));
+                let part = fits(&segments).then(|| limits.part(3));
+                found.extend(construct(model, budget, starts, true, part.as_ref().unwrap_or(limits)));
+                found.extend(segments);
                 best_first(&mut found, budget);
                 if !fits(&found) || !limits.pressed() {
                     let mut starts = if model.is_large() { closure_starts(model, budget) } else { Vec::new() };

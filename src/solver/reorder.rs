@@ -1,16 +1,28 @@
-//! A better order to begin with: run early what frees more than it makes.
+//! Better orders to begin with.
 //!
 //! Traces record ops in the order some library happened to call them: a layer's backward may make
 //! the gradient of its input before that of its weights, and hold the input of the layer all the
-//! while. This is list scheduling (Graham, 1969) that follows the given order except where a unit
-//! that is ready a little further on would shrink what is live.
+//! while; branches that have nothing to do with one another may be recorded in turns, so that what
+//! waits in all of them adds up.
+//!
+//! [`shrink_first`] follows the given order except where a unit that is ready a little further on would shrink
+//! what is live. [`branch_by_branch`] finishes one result before it begins with the next.
 
-use super::model::{Model, NONE};
+use super::model::{Item, Model, NONE, Unit};
+use super::sim::Sim;
 
 /// How far ahead of the given order to look.
 const AHEAD: usize = 48;
+/// Results among which the next one is chosen: the first in the graph's order.
+const ROOTS: usize = 64;
+/// Units that run early together at most.
+const CONE: usize = 16;
+/// What they make, not counting what they free, may be so many times what they free.
+const TRANSIENT: u64 = 8;
+/// Readers of an item that are looked at.
+const READERS: usize = 256;
 
-/// Every unit once, in the new order.
+/// Every unit once: list scheduling (Graham, 1969) that runs early what frees more than it makes.
 pub(super) fn shrink_first(model: &Model) -> Vec<u32> {
     let n = model.units.len();
     let mut readers = vec![0u32; model.items.len()];
@@ -47,4 +59,247 @@ pub(super) fn shrink_first(model: &Model) -> Vec<u32> {
         }
     }
     order
+}
+
+/// Every unit once: all that the first result still needs, then all that the next one needs, and so on; and early what
+/// frees more than it makes.
+///
+/// A result is what nothing reads but the end. The next one is that which takes least time, by what is not there yet: of
+/// two branches the one that was begun is finished first. Within what a result needs the order is the graph's.
+///
+/// What runs early are a few units together, where all of them free more than they make: a product and the sum that it is
+/// added to, which free what the product was made of; or the gradients of an input by way of several weights, and their sum.
+pub(super) fn branch_by_branch(model: &Model) -> Vec<u32> {
+    let stretches = stretches(model);
+    let groups = groups(model);
+    let mut order = model.keep_all();
+    order.sort_by_key(|&u| (stretches[u as usize], groups[u as usize], u));
+    Early::new(model, &order, stretches).order(&order)
+}
+
+/// Units that join storages or have effects are never passed, because what depends on them is not all in the items: the
+/// number of the stretch between such units that each unit is in.
+fn stretches(model: &Model) -> Vec<u32> {
+    let mut stretch = 0;
+    let number = |unit: &Unit| {
+        let bar = u32::from(!unit.replayable);
+        stretch += 2 * bar;
+        stretch - bar
+    };
+    model.units.iter().map(number).collect()
+}
+
+/// The number of the result with which each unit runs.
+fn groups(model: &Model) -> Vec<u32> {
+    let n = model.units.len();
+    let mut read = vec![false; model.items.len()];
+    model.units[..n - 1].iter().flat_map(|unit| &unit.reads).for_each(|&s| read[s as usize] = true);
+    let is_root = |&u: &usize| model.units[u].writes.iter().all(|&s| !read[s as usize]);
+    let mut roots: Vec<usize> = (0..n - 1).filter(is_root).collect();
+    let mut groups = vec![NONE; n];
+    let mut seen = vec![NONE; n];
+    let (mut looks, mut round) = (0, 0);
+    while !roots.is_empty() {
+        let (mut best, mut next, mut least) = (Vec::new(), 0, u64::MAX);
+        for (place, &root) in roots.iter().take(ROOTS).enumerate() {
+            let mut cone = vec![root];
+            seen[root] = looks;
+            let (mut time, mut at) = (0u64, 0);
+            while at < cone.len() && time < least {
+                let unit = &model.units[cone[at]];
+                at += 1;
+                time = time.saturating_add(unit.time);
+                for maker in unit.reads.iter().map(|&s| model.items[s as usize].maker).filter(|&m| m != NONE) {
+                    let maker = maker as usize;
+                    if groups[maker] == NONE && std::mem::replace(&mut seen[maker], looks) != looks {
+                        cone.push(maker);
+                    }
+                }
+            }
+            looks += 1;
+            if time < least || best.is_empty() {
+                (best, next, least) = (cone, place, time);
+            }
+        }
+        roots.remove(next);
+        best.into_iter().for_each(|u| groups[u] = round);
+        round += 1;
+    }
+    groups
+}
+
+/// Runs early what frees more than it makes.
+struct Early<'a, 'm> {
+    model: &'a Model<'m>,
+    stretches: Vec<u32>,
+    /// Where each unit is in the order to begin with.
+    rank: Vec<u32>,
+    readers: Vec<Vec<u32>>,
+    /// Readers that are still to run, of each item.
+    left: Vec<u32>,
+    done: Vec<bool>,
+    /// Units that may be worth running, and which of them wait.
+    offers: Vec<u32>,
+    offered: Vec<bool>,
+    /// The units of a cone, and the last cone each unit was in.
+    cone: Vec<u32>,
+    seen: Vec<u32>,
+    cones: u32,
+    /// Items that a cone reads, and how often.
+    counts: Vec<(u32, u32)>,
+}
+
+impl<'a, 'm> Early<'a, 'm> {
+    fn new(model: &'a Model<'m>, order: &[u32], stretches: Vec<u32>) -> Self {
+        let n = model.units.len();
+        let mut readers: Vec<Vec<u32>> = vec![Vec::new(); model.items.len()];
+        for (u, unit) in model.units.iter().enumerate() {
+            unit.reads.iter().for_each(|&s| readers[s as usize].push(u as u32));
+        }
+        let mut rank = vec![0; n];
+        order.iter().zip(0..).for_each(|(&u, place)| rank[u as usize] = place);
+        let left = readers.iter().map(|readers| readers.len() as u32).collect();
+        let (cone, counts, offers) = (Vec::new(), Vec::new(), Vec::new());
+        let (done, offered, seen) = (vec![false; n], vec![false; n], vec![0; n]);
+        Self { model, stretches, rank, readers, left, done, offers, offered, cone, seen, cones: 0, counts }
+    }
+
+    fn order(mut self, base: &[u32]) -> Vec<u32> {
+        let mut order = Vec::with_capacity(base.len());
+        for &next in base {
+            if self.done[next as usize] {
+                continue;
+            }
+            self.run(next, &mut order);
+            let mut at = 0;
+            while let Some(&unit) = self.offers.get(at) {
+                at += 1;
+                self.offered[unit as usize] = false;
+                if self.done[unit as usize] || !self.fill(unit, self.stretches[next as usize]) {
+                    continue;
+                }
+                let (net, made) = self.gain();
+                if net > 0 && made <= TRANSIENT * net.unsigned_abs() {
+                    let mut cone = std::mem::take(&mut self.cone);
+                    cone.sort_unstable_by_key(|&u| self.rank[u as usize]);
+                    cone.iter().for_each(|&u| self.run(u, &mut order));
+                    self.cone = cone;
+                } else if let [made] = self.model.units[unit as usize].writes[..]
+                    && let [reader] = self.readers[made as usize][..]
+                {
+                    // What is made of it may be smaller.
+                    self.offer(reader);
+                }
+            }
+            self.offers.clear();
+        }
+        order
+    }
+
+    fn run(&mut self, unit: u32, order: &mut Vec<u32>) {
+        order.push(unit);
+        self.done[unit as usize] = true;
+        let unit = &self.model.units[unit as usize];
+        unit.reads.iter().for_each(|&s| self.left[s as usize] -= 1);
+        for &s in unit.reads.iter().chain(&unit.writes) {
+            if self.readers[s as usize].len() <= READERS {
+                for place in 0..self.readers[s as usize].len() {
+                    self.offer(self.readers[s as usize][place]);
+                }
+            }
+        }
+    }
+
+    fn offer(&mut self, unit: u32) {
+        if !self.done[unit as usize] && !std::mem::replace(&mut self.offered[unit as usize], true) {
+            self.offers.push(unit);
+        }
+    }
+
+    /// Fill the cone with a unit and all it needs that did not run. False where that is too much or passes units that are never
+    /// passed.
+    fn fill(&mut self, unit: u32, stretch: u32) -> bool {
+        self.cones += 1;
+        self.cone.clear();
+        self.cone.push(unit);
+        self.seen[unit as usize] = self.cones;
+        let mut next = 0;
+        while let Some(&u) = self.cone.get(next) {
+            next += 1;
+            if self.stretches[u as usize] != stretch || !self.model.units[u as usize].replayable {
+                return false;
+            }
+            for &s in &self.model.units[u as usize].reads {
+                let maker = self.model.items[s as usize].maker;
+                if maker != NONE && !self.done[maker as usize] && self.seen[maker as usize] != self.cones {
+                    self.seen[maker as usize] = self.cones;
+                    self.cone.push(maker);
+                }
+            }
+            if self.cone.len() > CONE {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Bytes that the cone frees beyond what it leaves, and bytes that it makes.
+    fn gain(&mut self) -> (i64, u64) {
+        let model = self.model;
+        self.counts.clear();
+        for &s in self.cone.iter().flat_map(|&u| &model.units[u as usize].reads) {
+            match self.counts.iter_mut().find(|(item, _)| *item == s) {
+                Some((_, count)) => *count += 1,
+                None => self.counts.push((s, 1)),
+            }
+        }
+        let (mut net, mut made) = (0i64, 0u64);
+        for &s in self.cone.iter().flat_map(|&u| &model.units[u as usize].writes) {
+            made = made.saturating_add(model.items[s as usize].bytes);
+            net -= model.items[s as usize].bytes as i64;
+        }
+        for &(s, count) in &self.counts {
+            if count == self.left[s as usize] {
+                net += model.items[s as usize].bytes as i64;
+            }
+        }
+        (net, made)
+    }
+}
+
+/// The same graph, but what is made up to the peak of everything kept in the graph's own order has no bytes: that is made again where it
+/// must be. What is made later is mostly what it is made again for.
+pub(super) fn late_part<'a>(model: &Model<'a>) -> Model<'a> {
+    let peak = Sim::default().run(model, &model.keep_all()).at as u32;
+    let early = |item: &Item| item.maker == NONE || item.maker <= peak;
+    let bytes = |item: &Item| if early(item) { 0 } else { item.bytes };
+    let items = model.items.iter().map(|item| Item { bytes: bytes(item), ..item.clone() }).collect();
+    Model { units: model.units.clone(), views: model.views.clone(), ..model.with_items(items) }
+}
+
+#[cfg(all(test, feature = "fuzzing"))]
+mod tests {
+    use super::*;
+    use crate::fuzz::{Shape, problem};
+    use crate::plan::{Lowering, lower, simulate};
+
+    #[test]
+    fn orders_are_legal_and_pass_nothing_that_is_never_passed() {
+        let (mut moved, mut bars) = (0, 0);
+        for seed in 0..300 {
+            let problem = problem(seed, Shape { once: seed % 3 > 0, ..Shape::all(10 + seed as usize % 60) });
+            let model = Model::new(&problem, true);
+            let order = branch_by_branch(&model);
+            let mut sorted = order.clone();
+            sorted.sort_unstable();
+            assert_eq!(sorted, model.keep_all());
+            for (place, &u) in order.iter().enumerate().filter(|&(_, &u)| !model.units[u as usize].replayable) {
+                assert_eq!(place, u as usize, "seed {seed}");
+                bars += 1;
+            }
+            simulate(&problem, &lower(&problem.graph, &model.expand(&order), Lowering::default())).unwrap();
+            moved += usize::from(order != model.keep_all());
+        }
+        assert!(moved > 100 && bars > 500, "{moved} moved, {bars} bars");
+    }
 }

@@ -10,10 +10,14 @@
 
 use super::family::{boundary, crossing, fastest, last_reads, settle};
 use super::model::{Model, NONE};
+use super::sim::Sim;
 use super::{Options, Outcome, Solver};
 use crate::cost::Problem;
 use crate::error::{Error, Result};
 use crate::units::Bytes;
+
+/// Numbers of segments that a search begins with.
+const SEGMENTS: [usize; 3] = [12, 24, 48];
 
 /// Segments end where the fewest bytes cross, as at the ends of a network's blocks.
 pub(super) struct RecomputeAll;
@@ -28,7 +32,8 @@ impl Solver for RecomputeAll {
     fn solve(&self, problem: &Problem, budget: Bytes, options: &Options) -> Result<Outcome> {
         settle(self.name(), problem, budget, options, |frame| {
             let n = boundary(&frame.model).ok_or_else(|| no_boundary(self.name()))?;
-            fastest(frame, [checkpointed(&frame.model, n, &minima(&crossing(&frame.model, n)))])
+            let cuts = minima(&crossing(&frame.model, n));
+            fastest(frame, [checkpointed(&frame.model, n, &cuts, &frame.model.keep_all())])
         })
     }
 }
@@ -46,7 +51,8 @@ impl Solver for Sqrt {
     fn solve(&self, problem: &Problem, budget: Bytes, options: &Options) -> Result<Outcome> {
         settle(self.name(), problem, budget, options, |frame| {
             let n = boundary(&frame.model).ok_or_else(|| no_boundary(self.name()))?;
-            fastest(frame, [checkpointed(&frame.model, n, &even(&frame.model, n))])
+            let cuts = even(&frame.model, n, (n as f64).sqrt().round().max(1.0) as usize);
+            fastest(frame, [checkpointed(&frame.model, n, &cuts, &frame.model.keep_all())])
         })
     }
 }
@@ -66,9 +72,20 @@ fn minima(crossing: &[u64]) -> Vec<usize> {
     (1..n).filter(is_minimum).collect()
 }
 
-fn even(model: &Model, n: usize) -> Vec<usize> {
+/// Orders of segments of equal time, of several numbers of segments, that run what comes after the boundary as `base` does.
+pub(super) fn orders(model: &Model, base: &[u32]) -> Vec<Vec<u32>> {
+    let Some(n) = boundary(model) else { return Vec::new() };
+    let mut sim = Sim::default();
+    let start = |segments| {
+        let mut order = checkpointed(model, n, &even(model, n, segments), base);
+        sim.prune(model, &mut order);
+        order
+    };
+    SEGMENTS.map(start).into()
+}
+
+fn even(model: &Model, n: usize, segments: usize) -> Vec<usize> {
     let crossing = crossing(model, n);
-    let segments = (n as f64).sqrt().round().max(1.0) as usize;
     let total: u128 = model.units[..n].iter().map(|u| u128::from(u.time)).sum();
     let (mut cuts, mut time, mut p) = (Vec::new(), 0u128, 0);
     for k in 1..segments {
@@ -85,8 +102,8 @@ fn even(model: &Model, n: usize) -> Vec<usize> {
     cuts
 }
 
-/// The order of units that checkpoints at `cuts`, ascending places in 1..n.
-fn checkpointed(model: &Model, n: usize, cuts: &[usize]) -> Vec<u32> {
+/// The order of units that checkpoints at `cuts`, ascending places in 1..n, and then goes on as `base` does.
+fn checkpointed(model: &Model, n: usize, cuts: &[usize], base: &[u32]) -> Vec<u32> {
     let segment = |unit: usize| cuts.partition_point(|&c| c <= unit);
     let last = last_reads(model, n);
     let kept = |s: u32| {
@@ -97,7 +114,7 @@ fn checkpointed(model: &Model, n: usize, cuts: &[usize]) -> Vec<u32> {
     let mut order: Vec<u32> = (0..n as u32).collect();
     let mut again = vec![false; cuts.len() + 1];
     again[cuts.len()] = true;
-    for u in n as u32..model.units.len() as u32 {
+    for &u in base.iter().filter(|&&u| u as usize >= n) {
         let mut wanted: Vec<usize> = Vec::new();
         for &s in &model.units[u as usize].reads {
             let maker = model.items[s as usize].maker;
