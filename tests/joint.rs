@@ -272,6 +272,32 @@ fn joint_planning_is_optimal_on_chains() {
     assert!(planned > 60 && recomputing > 30 && refused > 10 && proofs * 2 > refused);
 }
 
+/// A bound that knows nothing of the host proves nothing where what microbatches save can be moved there.
+#[test]
+fn what_the_host_makes_room_for_is_not_refused() {
+    let problem = chain(&[Block { forward: 10, backward: 20, input: 200 }; 8]);
+    let need = equal_layers_need(&problem, 4).get();
+    let plan = |topology: &Topology| plan_pipeline(&problem, topology, &options(Method::Joint));
+    let with_host = |memory: Bytes| {
+        let device = format!(
+            "{{\"memory\": {}, \"host_memory\": 1000000000000, \"host_bytes_per_s\": 1000000000000}}",
+            memory.get()
+        );
+        let devices = vec![device; 4].join(", ");
+        let text = format!("{{\"format\": \"plimsoll.topology\", \"version\": 1, \"devices\": [{devices}]}}");
+        Topology::from_json(&text, "host").unwrap()
+    };
+    let proved = |topology: &Topology| matches!(plan(topology), Err(Error::Infeasible { proved: true, .. }));
+    let refused: Vec<Bytes> = [75, 70, 65, 60, 55]
+        .map(|percent| Bytes(need * percent / 100))
+        .into_iter()
+        .filter(|&memory| proved(&Topology::equal(4, memory)))
+        .collect();
+    let found = refused.iter().filter(|&&memory| plan(&with_host(memory)).is_ok()).count();
+    println!("{} refused, of these {found} planned with a host", refused.len());
+    assert!(found > 0);
+}
+
 #[test]
 fn joint_planning_never_loses_to_a_baseline() {
     for (name, devices) in [("gpt-4x256-b8", 2), ("gpt-4x256-b8", 4), ("unet-3x16-b4", 2), ("resnet-8x32-b8", 4)] {

@@ -87,7 +87,7 @@ pub(super) fn alone(problem: &Problem) -> EntityMap<OpId, u64> {
     alone
 }
 
-/// The least that any plan of a stage has live for a microbatch that is between its forward and its backward there.
+/// The least that any plan of a stage without offload has live for a microbatch that is between its forward and its backward there.
 ///
 /// What the backward reads of the forward's results is live then, or is made again from what is; what was received cannot be
 /// made again. So what is live separates the two in the stage's forward: no less than a minimum cut, a storage's bytes for

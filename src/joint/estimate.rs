@@ -64,6 +64,8 @@ pub(super) struct Place {
     pub memory: u64,
     /// Microbatches between forward and input gradient, the one that is computing counted.
     pub in_flight: u64,
+    /// Whether it can move to its host what microbatches in flight save.
+    pub offloads: bool,
     /// Messages that may wait for it in the queue of what goes forward, and in that of what comes back.
     pub queues: (u64, u64),
 }
@@ -192,7 +194,8 @@ impl Estimate {
                     }
                     let returned = self.returned.get(to).copied().unwrap_or(0);
                     let waiting = place.queues.0 * self.received[from] + place.queues.1 * returned;
-                    let each = saved.as_mut().map_or(0, |saved| saved.least(from, to + 1));
+                    let stays = saved.as_mut().filter(|_| !place.offloads);
+                    let each = stays.map_or(0, |saved| saved.least(from, to + 1));
                     let others = place.in_flight.saturating_sub(1).saturating_mul(each);
                     let needs = (fixed + waiting + floor.max(each + returned)).saturating_add(others);
                     let Some(spare) = place.memory.checked_sub(needs) else { continue };

@@ -179,7 +179,8 @@ impl<'a> Evaluator<'a> {
         (0..schedule.devices().len()).map(|device| self.fill(device, schedule, &mut chunks)).collect()
     }
 
-    /// Whether it is proved that no plan of a stage fits a place where each microbatch in flight saves `each` bytes at least.
+    /// Whether it is proved that no plan of a stage without offload fits a place where each microbatch in flight saves `each` bytes
+    /// at least.
     ///
     /// # Errors
     /// Those of building stages.

@@ -13,7 +13,7 @@ use super::{Options, PipelinePlan};
 use crate::cost::Problem;
 use crate::error::{Error, Result};
 use crate::pipeline::{self, Action, DeviceCost, Schedule, Shape, Topology};
-use crate::units::Nanos;
+use crate::units::{Bytes, Nanos};
 
 /// Cuts that are looked at to find some that fit.
 const RESCUES: usize = 2000;
@@ -203,7 +203,9 @@ fn places(topology: &Topology, schedule: &Schedule, route: &[pipeline::Device]) 
             }
         }
         let queues = (waiting.0.min(queue), waiting.1.min(queue));
-        Place { memory: topology.devices()[device.index()].memory.get(), in_flight, queues }
+        let own = &topology.devices()[device.index()];
+        let offloads = own.host_memory > Bytes::ZERO && own.host_bytes_per_s > 0;
+        Place { memory: own.memory.get(), in_flight, queues, offloads }
     };
     route.iter().enumerate().map(place).collect()
 }
@@ -411,7 +413,7 @@ impl Search<'_> {
                 let known = refuted.len();
                 for (k, (&(from, to), place)) in stages.iter().zip(&places).enumerate() {
                     let late = until.is_some_and(|until| Instant::now() >= until);
-                    if !late && looked.insert((k, from, to)) {
+                    if !late && !place.offloads && looked.insert((k, from, to)) {
                         let each = saved.least(from, to);
                         if self.evaluator.refuted((from, to), place, each, schedule)? {
                             refuted.insert((k, from, to));

@@ -224,9 +224,9 @@ impl Executable {
         values.map_err(|panic| self.failed::<B>(device, at, panic_message(&*panic)))
     }
 
-    /// What went wrong; of a device that is gone, that it is.
+    /// What went wrong.
     fn failed<B: Target>(&self, device: &B::Device, at: usize, why: String) -> Error {
-        B::lost(device).unwrap_or_else(|| while_running(self.describe(at), why))
+        B::failure(device, self.describe(at), why)
     }
 
     /// An op with its statuses set: what the plan takes over in place is given away to the backend
@@ -260,17 +260,6 @@ impl Executable {
             Some(Instruction::Prefetch(v)) => format!("step {index}, prefetch {v}"),
             Some(Instruction::Pause(marker)) => format!("step {index}, {marker:?}"),
         }
-    }
-}
-
-/// What a backend's last words mean: backends end ops that fail with a panic, and say why only in its text.
-fn while_running(at: String, why: String) -> Error {
-    let text = why.to_lowercase();
-    // CubeCL's `IoError` and `LaunchError`, CUDA's and Vulkan's own names.
-    let memory = ["out of memory", "out of device memory", "out-of-memory", "out_of_memory", "can't allocate buffer"];
-    match memory.iter().any(|words| text.contains(words)) {
-        true => Error::OutOfMemory { at, why },
-        false => Error::Execution { at, why },
     }
 }
 

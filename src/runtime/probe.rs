@@ -13,7 +13,7 @@ use crate::alloc;
 use crate::cost::OpCost;
 use crate::cost::measure::Probe;
 use crate::entity::{OpId, ValueId};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::graph::trace::{Program, SetStatus, panic_message, quietly};
 use crate::units::{Bytes, Nanos};
 
@@ -143,10 +143,8 @@ impl<B: Target> Probe for OpProbe<'_, B> {
     }
 
     fn measure(&mut self, op: OpId, layouts: &[&str]) -> Result<OpCost> {
-        B::measure(self.device, &self.handlers, &self.program.ops[op], layouts).map_err(|why| {
-            let at = || format!("measuring {op} ({})", self.program.kinds[op]);
-            B::lost(self.device).unwrap_or_else(|| Error::Execution { at: at(), why })
-        })
+        B::measure(self.device, &self.handlers, &self.program.ops[op], layouts)
+            .map_err(|why| B::failure(self.device, format!("measuring {op} ({})", self.program.kinds[op]), why))
     }
 }
 

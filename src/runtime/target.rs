@@ -172,6 +172,10 @@ pub trait Target: Backend + Debug {
     fn lost(_: &Self::Device) -> Option<Error> {
         None
     }
+    /// What went wrong `at` some place, by a backend's last words; of a device that is gone, that it is.
+    fn failure(device: &Self::Device, at: String, why: String) -> Error {
+        Self::lost(device).unwrap_or_else(|| while_running(at, why))
+    }
     /// Have a thread take what kernels keep for it from their first use on.
     fn warm() {}
     /// What the device's pools hold; `None` where the backend has none.
@@ -357,4 +361,15 @@ pub(super) fn parse_layout(text: &str) -> Option<(Vec<isize>, usize, usize)> {
         _ => strides.split(',').map(|s| s.parse().ok()).collect(),
     };
     Some((strides?, offset.parse().ok()?, buffer.parse().ok()?))
+}
+
+/// What a backend's last words mean: backends end ops that fail with a panic, and say why only in its text.
+fn while_running(at: String, why: String) -> Error {
+    let text = why.to_lowercase();
+    // CubeCL's `IoError` and `LaunchError`, CUDA's and Vulkan's own names.
+    let memory = ["out of memory", "out of device memory", "out-of-memory", "out_of_memory", "can't allocate buffer"];
+    match memory.iter().any(|words| text.contains(words)) {
+        true => Error::OutOfMemory { at, why },
+        false => Error::Execution { at, why },
+    }
 }

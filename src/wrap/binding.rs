@@ -352,9 +352,8 @@ pub(super) fn place<B: Target, M: Module>(module: M, devices: Vec<Option<B::Devi
             match handle.and_then(|handle| B::transfer(&handle, &device)) {
                 Ok(handle) => out(handle),
                 Err(why) => {
-                    let lost = B::lost(&device).or_else(|| home.and_then(|home| B::lost(&home)));
-                    let at = "placing parameters".to_owned();
-                    self.error = Some(lost.unwrap_or(Error::Execution { at, why }));
+                    let lost = home.and_then(|home| B::lost(&home));
+                    self.error = Some(lost.unwrap_or_else(|| B::failure(&device, "placing parameters".into(), why)));
                     None
                 }
             }

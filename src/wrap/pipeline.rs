@@ -457,8 +457,7 @@ fn at_home<B: Target>(result: HandleKind<B>, home: &B::Device) -> Result<HandleK
     if B::device_of(&result) == *home {
         return Ok(result);
     }
-    let failed = |why| B::lost(home).unwrap_or_else(|| Error::Execution { at: "a gradient's way home".into(), why });
-    B::transfer(&result, home).map_err(failed)
+    B::transfer(&result, home).map_err(|why| B::failure(home, "a gradient's way home".into(), why))
 }
 
 /// A device of Burn's as the backend's.
