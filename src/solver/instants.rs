@@ -72,6 +72,9 @@ const ROOMY: usize = 16;
 const ROOMY_SIZE: usize = 700;
 /// Columns of a program that is worth the try.
 const COLUMNS: usize = 40_000;
+/// Time before the deadline, for each column of a program, after which it is not begun: what comes before the first node is
+/// not interrupted.
+const PREPARING: Duration = Duration::from_micros(140);
 /// Steps of the grid of sizes.
 const GRID: u64 = 1 << 20;
 /// Part of the time, where that is the limit.
@@ -112,8 +115,11 @@ pub(super) fn prove(
             Detail::Room => size <= ROOMY_SIZE,
         };
         // Under a node limit nothing may depend on the clock but the deadline.
-        let left = if nodes.is_none() { left / part } else { left };
-        if !fits || left.is_zero() {
+        let clocked = nodes.is_none();
+        let preparing = PREPARING.saturating_mul(u32::try_from(size * chain.len()).unwrap_or(u32::MAX));
+        let late = clocked && limits.left() < preparing;
+        let left = if clocked { left / part } else { left };
+        if !fits || late || left.is_zero() {
             return 0;
         }
         let program = Program::new(model, chain, budget, detail);
