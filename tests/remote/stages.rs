@@ -61,7 +61,8 @@ fn two_processes_train_the_same_bits() {
         let connected = [workers[0].connect(), workers[1].connect()];
         let devices = connected.iter().map(|worker| worker.devices()[0].clone()).collect();
         let want = one_after_the_other(name, &small(name), 2, vec![0; 4]);
-        let over = Over { devices, options: options(4, schedule) };
+        // Where a busy machine measures messages as dearer than all work, the fastest pipeline leaves a device next to nothing.
+        let over = Over { devices, options: options(4, schedule).method(Method::EqualTime) };
         let flex = Device::flex().autodiff();
         let (got, reports) = zoo::with_model(name, &small(name), &flex, 7, over).unwrap().unwrap();
         assert_eq!(want, got, "{name} {schedule}");
