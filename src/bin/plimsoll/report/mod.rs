@@ -164,9 +164,9 @@ fn step(args: &Args) -> Result<(), Failure> {
     }
     let hint = |error| match error {
         // A problem, most likely.
-        Error::Format { .. } => Error::InvalidInput {
-            why: format!("{error}; a problem's plans are named after it, a pipeline's step is alone"),
-        },
+        Error::Format { .. } => {
+            Error::InvalidInput { why: format!("{error}; without a PLAN it must be the step of a pipeline") }
+        }
         other => other,
     };
     let CostedStep { problem, schedule, workload } = input::step(&args.problem).map_err(hint)?;
