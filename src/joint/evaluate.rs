@@ -11,7 +11,7 @@ use super::{Method, PipelinePlan, StagePlan};
 use crate::check;
 use crate::cost::{Device, Problem};
 use crate::entity::{Entity, OpId};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::{Fnv, Replay};
 use crate::pipeline::{self, Action, ChunkCost, DeviceCost, Link, Schedule, Topology, Workload};
 use crate::plan::{Lowering, Plan, Predicted, Status, Step, lower};
@@ -278,27 +278,32 @@ impl<'a> Evaluator<'a> {
                 );
             }
             // Whether plans were found, and fit.
-            let mut attempt = |saved: u64, beside: u64| -> Option<bool> {
-                let plan = |(&c, old): (&usize, &Option<Planned>)| {
-                    old.clone().or_else(|| self.solve(&stages[&chunks[c].key].0, saved, beside))
-                };
-                let planned: Option<Vec<Planned>> = own.iter().zip(&old).map(plan).collect();
-                planned.map(&mut consider)
+            let mut attempt = |saved: u64, beside: u64| -> Result<Option<bool>> {
+                let mut planned = Vec::with_capacity(own.len());
+                for (&c, old) in own.iter().zip(&old) {
+                    let plan = match old {
+                        Some(old) => Some(old.clone()),
+                        None => self.solve(&stages[&chunks[c].key].0, saved, beside)?,
+                    };
+                    let Some(plan) = plan else { return Ok(None) };
+                    planned.push(plan);
+                }
+                Ok(Some(consider(planned)))
             };
             // Where even everything computed again does not fit: first one microbatch alone in all the room; if there is a plan
             // for that, less and less saved. More than that is then not worth its time in large stages.
             if !fits {
-                let alone = attempt(room, 0);
+                let alone = attempt(room, 0)?;
                 fits = alone == Some(true);
                 for share in SAVED.into_iter().filter(|_| alone.is_some()) {
                     let saved = (room as f64 * share) as u64 / count;
-                    fits = fits || attempt(saved, room - saved * count) == Some(true);
+                    fits = fits || attempt(saved, room - saved * count)? == Some(true);
                 }
             }
             if fits || own.iter().all(|&c| stages[&chunks[c].key].0.problem.graph.ops().len() <= SMALL) {
-                saves.into_iter().for_each(|saved| {
-                    attempt(saved, room - saved * count);
-                });
+                for saved in saves {
+                    attempt(saved, room - saved * count)?;
+                }
             }
         }
         let Some((_, plans)) = best else { return Ok(least.saturating_sub(memory).max(1)) };
@@ -308,15 +313,15 @@ impl<'a> Evaluator<'a> {
         Ok(0)
     }
 
-    /// The plan of a stage that saves `saved` bytes across its turn and needs `beside` more while it computes.
-    fn solve(&self, stage: &Stage, saved: u64, beside: u64) -> Option<Planned> {
+    /// The plan of a stage that saves `saved` bytes across its turn and needs `beside` more while it computes, if one is found.
+    fn solve(&self, stage: &Stage, saved: u64, beside: u64) -> Result<Option<Planned>> {
         let resident = stage.problem.graph.resident_bytes().get();
         let budget = resident + saved + beside;
         let reserve = budget.saturating_sub(resident + saved + stage.returned.get());
         let stage = stage.reserving(Bytes(reserve));
         let name = name_of(&stage, budget, self.nodes.get());
         if let Some(known) = self.plans.borrow().get(&name) {
-            return known.clone();
+            return Ok(known.clone());
         }
         let left = self.deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
         let options = solver::Options {
@@ -326,10 +331,13 @@ impl<'a> Evaluator<'a> {
             prove: false,
             ..solver::Options::default()
         };
-        let plan = solver::plan(&stage.problem, Bytes(budget), "auto", &options).ok();
-        let planned = plan.and_then(|plan| Some((stage.measure(&plan.steps).ok()?, plan.steps)));
+        let planned = match solver::plan(&stage.problem, Bytes(budget), "auto", &options) {
+            Ok(plan) => Some((stage.measure(&plan.steps)?, plan.steps)),
+            Err(Error::Infeasible { .. } | Error::InvalidBudget { .. }) => None,
+            Err(fault) => return Err(fault),
+        };
         self.plans.borrow_mut().insert(name, planned.clone());
-        planned
+        Ok(planned)
     }
 
     fn finish(&self, schedule: &Schedule, chunks: Vec<Chunk>) -> Result<Option<PipelinePlan>> {
@@ -481,7 +489,7 @@ fn at_least(schedule: &Schedule, chunks: &[Chunk]) -> Nanos {
 
 /// How many microbatches of each chunk are in flight (between forward and input gradient, between that and the weight
 /// gradient) beside the one that is computing, at each forward and backward of a device. Each is counted until its part ends.
-fn flights(schedule: &Schedule, device: usize, chunks: usize) -> Vec<Vec<(u64, u64)>> {
+pub(super) fn flights(schedule: &Schedule, device: usize, chunks: usize) -> Vec<Vec<(u64, u64)>> {
     let mut counts = vec![(0u64, 0u64); chunks];
     let mut all: Vec<Vec<(u64, u64)>> = Vec::new();
     let mut note = |counts: &Vec<(u64, u64)>| {

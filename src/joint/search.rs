@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::bound::{self, Saved};
 use super::cuts::{Cut, Layout};
 use super::estimate::{Again, Estimate, Load, Place, partitions};
-use super::evaluate::Evaluator;
+use super::evaluate::{Evaluator, flights};
 use super::{Options, PipelinePlan};
 use crate::cost::Problem;
 use crate::error::{Error, Result};
@@ -187,15 +187,12 @@ fn impossible(cuts: &[Cut]) -> String {
 fn places(topology: &Topology, schedule: &Schedule, route: &[pipeline::Device]) -> Vec<Place> {
     let queue = u64::from(schedule.queue());
     let place = |(c, &device): (usize, &pipeline::Device)| {
-        let (mut now, mut in_flight, mut waiting) = (0u64, 0u64, (0u64, 0u64));
+        let flights = flights(schedule, device.index(), schedule.chunks());
+        let in_flight = flights.iter().map(|counts| counts[c].0).max().unwrap_or(0);
+        let mut waiting = (0u64, 0u64);
         for action in &schedule.devices()[device.index()] {
             let of = action.chunk().index();
             match action {
-                Action::Forward(..) if of == c => {
-                    now += 1;
-                    in_flight = in_flight.max(now);
-                }
-                Action::Backward(..) | Action::InputGradient(..) if of == c => now -= 1,
                 // Messages are named by the chunk that sends them.
                 Action::ReceiveActivation(..) if of + 1 == c => waiting.0 += 1,
                 Action::ReceiveGradient(..) if of == c + 1 => waiting.1 += 1,

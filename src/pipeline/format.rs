@@ -17,7 +17,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::schedule::{Action, Device, Schedule};
+use super::schedule::{Action, Chunk, Device, Schedule};
 use super::workload::{ChunkCost, DeviceCost, Link, Workload};
 use crate::error::{Error, Result};
 use crate::files::{self, Format};
@@ -48,9 +48,12 @@ struct RawStep<T> {
     version: u64,
     problem: String,
     schedule: Body<T>,
+    #[serde(deserialize_with = "chunk_costs")]
     chunks: Vec<ChunkCost>,
+    #[serde(deserialize_with = "devices")]
     devices: Vec<DeviceCost>,
     link: Link,
+    #[serde(deserialize_with = "links")]
     links: Vec<RawLink>,
 }
 
@@ -81,6 +84,14 @@ struct Actions(#[serde(deserialize_with = "actions")] Vec<Action>);
 
 fn devices<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
     files::entries(deserializer, |i| Device::at(i).to_string(), std::convert::identity)
+}
+
+fn chunk_costs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<ChunkCost>, D::Error> {
+    files::entries(deserializer, |i| Chunk::at(i).to_string(), std::convert::identity)
+}
+
+fn links<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<RawLink>, D::Error> {
+    files::entries(deserializer, |i| format!("link {i}"), std::convert::identity)
 }
 
 fn actions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Action>, D::Error> {

@@ -196,9 +196,11 @@ impl Tree<'_, '_> {
         let maker = |s: u32| model.items[s as usize].maker as usize;
         let most: u64 = items.iter().map(|&s| self.bytes(s)).sum();
         let total = model.units[range.clone()].iter().map(|u| u.time as f64).sum::<f64>().max(1.0);
-        // Everything kept needs no program.
-        let outside = items.iter().copied().filter(|&s| self.last[s as usize] >= range.end).collect();
-        let mut choices = vec![Choice { again: Vec::new(), saved: most, time: 0, needs: Vec::new(), offers: outside }];
+        // Everything kept that is read outside needs no program.
+        let leaves = |&s: &u32| self.last[s as usize] >= range.end;
+        let outside = items.iter().copied().filter(leaves).collect();
+        let saved = items.iter().filter(|s| self.read[**s as usize] || leaves(s)).map(|&s| self.bytes(s)).sum();
+        let mut choices = vec![Choice { again: Vec::new(), saved, time: 0, needs: Vec::new(), offers: outside }];
         for (all, level) in [false, true].into_iter().flat_map(|all| (0..=levels).map(move |level| (all, level))) {
             let mut milp = Milp::default();
             let weight = |s: u32| self.bytes(s) as f64 / most.max(1) as f64;
@@ -261,12 +263,15 @@ impl Tree<'_, '_> {
     fn above(&self, range: &Range<usize>, parts: &[Vec<Choice>], levels: u64) -> Vec<Choice> {
         let all: Vec<(usize, &Choice)> =
             parts.iter().enumerate().flat_map(|(p, c)| c.iter().map(move |c| (p, c))).collect();
-        let most: u64 = parts.iter().filter_map(|c| c.iter().map(|c| c.saved).max()).sum();
+        // Beyond what it takes to run nothing again there is nothing to choose.
+        let enough = |c: &Vec<Choice>| c.iter().filter(|c| c.again.is_empty()).map(|c| c.saved).min();
+        let most: u64 = parts.iter().filter_map(enough).sum();
         let least: u64 = parts.iter().filter_map(|c| c.iter().map(|c| c.saved).min()).sum();
         let total = all.iter().map(|(_, c)| c.time as f64).sum::<f64>().max(1.0);
         let mut outside: Vec<u32> = self.model.units[range.clone()].iter().flat_map(|u| &u.writes).copied().collect();
         outside.retain(|&s| self.last[s as usize] >= range.end);
-        let everything = parts.iter().filter_map(|c| c.iter().find(|c| c.again.is_empty())).map(|c| c.saved).sum();
+        let keeps_all = |c: &Vec<Choice>| c.iter().filter(|c| c.again.is_empty()).map(|c| c.saved).max();
+        let everything = parts.iter().filter_map(keeps_all).sum();
         let mut choices =
             vec![Choice { again: Vec::new(), saved: everything, time: 0, needs: Vec::new(), offers: outside.clone() }];
         for (offer, level) in [false, true].into_iter().flat_map(|offer| (0..=levels).map(move |level| (offer, level)))
