@@ -5,11 +5,11 @@ use burn::nn::loss::CrossEntropyLossConfig;
 use burn::nn::{
     Dropout, DropoutConfig, Embedding, EmbeddingConfig, Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig,
 };
-use burn::tensor::{Bool, Device, Int, Tensor};
+use burn::tensor::{Bool, DType, Device, Int, Tensor};
 
 use super::ZooModel;
 use super::data::{Source, ints};
-use super::layers::Block;
+use super::layers::{Block, in_f32, linear};
 use super::settings::{config, require};
 use crate::error::Result;
 
@@ -32,6 +32,10 @@ config! {
         dropout: f64 = 0.0, 0.0, 0.0..=0.95;
         /// Whether the output projection is the token embedding.
         tied: bool = false, false, false..=true;
+        /// Whether activations are bfloat16; parameters, normalization, softmax and loss are 32-bit floats all the same.
+        bf16: bool = false, false, false..=true;
+        /// The same with 16-bit floats.
+        f16: bool = false, false, false..=true;
     }
 }
 
@@ -45,10 +49,14 @@ pub struct Gpt {
     norm: LayerNorm,
     /// Absent where the token embedding takes its place.
     head: Option<Linear>,
+    /// The element type of activations.
+    #[module(skip)]
+    dtype: DType,
 }
 
 impl GptConfig {
     fn consistent(&self) -> Result<()> {
+        require(!(self.bf16 && self.f16), "bf16", || "activations are of one type: bf16 or f16".to_owned())?;
         require(self.width.is_multiple_of(self.heads), "heads", || {
             format!("{} heads cannot share a width of {} equally", self.heads, self.width)
         })
@@ -66,6 +74,11 @@ impl GptConfig {
             blocks: (0..self.layers).map(|_| Block::new(self.width, self.heads, self.dropout, device)).collect(),
             norm: LayerNormConfig::new(self.width).init(device),
             head: (!self.tied).then(|| head.init(device)),
+            dtype: match (self.bf16, self.f16) {
+                (true, _) => DType::BF16,
+                (_, true) => DType::F16,
+                _ => DType::F32,
+            },
         }
     }
 
@@ -94,14 +107,23 @@ impl Gpt {
         let [_, sequence] = tokens.dims();
         let positions = self.positions.val().narrow(0, 0, sequence).unsqueeze::<3>();
         let mask = Tensor::<2, Bool>::tril_mask([sequence, sequence], 0, &device);
-        let mut x = self.dropout.forward(self.tokens.forward(tokens) + positions);
+        let mut x = self.tokens.forward(tokens) + positions;
+        if self.dtype != DType::F32 {
+            x = x.cast(self.dtype);
+        }
+        let mut x = self.dropout.forward(x);
         for block in &self.blocks {
             x = block.forward(x, Some(mask.clone()));
         }
-        let x = self.norm.forward(x);
-        match &self.head {
-            Some(head) => head.forward(x),
-            None => x.matmul(self.tokens.weight.val().transpose().unsqueeze::<3>()),
+        let x = in_f32(x, |x| self.norm.forward(x));
+        let logits = match &self.head {
+            Some(head) => linear(head, x),
+            None if self.dtype == DType::F32 => x.matmul(self.tokens.weight.val().transpose().unsqueeze::<3>()),
+            None => x.matmul(self.tokens.weight.val().cast(self.dtype).transpose().unsqueeze::<3>()),
+        };
+        match self.dtype {
+            DType::F32 => logits,
+            _ => logits.cast(DType::F32),
         }
     }
 

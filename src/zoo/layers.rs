@@ -3,10 +3,36 @@
 use burn::module::Module;
 use burn::nn::{Dropout, DropoutConfig, Gelu, LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::tensor::activation::softmax;
-use burn::tensor::{Bool, Device, Tensor};
+use burn::tensor::{Bool, DType, Device, Tensor};
 
 /// What a masked score becomes: low enough for its weight to vanish, finite in each float type.
 const MASKED: f32 = -1.0e4;
+
+/// A linear layer in the element type of its input: parameters of another type are converted where they are used, so that
+/// their gradients come back in their own.
+pub fn linear<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
+    let (weight, bias) = (layer.weight.val(), layer.bias.as_ref().map(|bias| bias.val()));
+    if weight.dtype() == x.dtype() {
+        return layer.forward(x);
+    }
+    let dtype = x.dtype();
+    let product = x.matmul(weight.cast(dtype).unsqueeze());
+    match bias {
+        Some(bias) => product + bias.cast(dtype).unsqueeze(),
+        None => product,
+    }
+}
+
+/// What must not be computed in 16 bits: sums over many elements, and exponentials.
+pub fn in_f32<const D: usize>(x: Tensor<D>, compute: impl FnOnce(Tensor<D>) -> Tensor<D>) -> Tensor<D> {
+    match x.dtype() {
+        DType::F16 | DType::BF16 => {
+            let dtype = x.dtype();
+            compute(x.cast(DType::F32)).cast(dtype)
+        }
+        _ => compute(x),
+    }
+}
 
 /// Multi-head self-attention, written out so that each intermediate result is a tensor of its own.
 #[derive(Module, Debug)]
@@ -33,7 +59,7 @@ impl Attention {
     pub fn forward(&self, x: Tensor<3>, mask: Option<Tensor<2, Bool>>) -> Tensor<3> {
         let [batch, sequence, width] = x.dims();
         let size = width / self.heads;
-        let qkv = self.qkv.forward(x);
+        let qkv = linear(&self.qkv, x);
         let head = |index: usize| {
             let part = qkv.clone().narrow(2, index * width, width);
             part.reshape([batch, sequence, self.heads, size]).swap_dims(1, 2)
@@ -44,9 +70,9 @@ impl Attention {
             Some(mask) => scores.mask_fill(mask.reshape([1, 1, sequence, sequence]), MASKED),
             None => scores,
         };
-        let weights = self.dropout.forward(softmax(scores, 3));
+        let weights = self.dropout.forward(in_f32(scores, |scores| softmax(scores, 3)));
         let mixed = weights.matmul(value).swap_dims(1, 2).reshape([batch, sequence, width]);
-        self.output.forward(mixed)
+        linear(&self.output, mixed)
     }
 }
 
@@ -70,7 +96,7 @@ impl FeedForward {
 
     /// `x` is `[.., width]`, as is the result.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        self.outer.forward(self.activation.forward(self.inner.forward(x)))
+        linear(&self.outer, self.activation.forward(linear(&self.inner, x)))
     }
 }
 
@@ -98,9 +124,9 @@ impl Block {
 
     /// `x` is `[batch, sequence, width]`, as is the result; for `mask` see [`Attention::forward`].
     pub fn forward(&self, x: Tensor<3>, mask: Option<Tensor<2, Bool>>) -> Tensor<3> {
-        let attended = self.attention.forward(self.norm_attention.forward(x.clone()), mask);
+        let attended = self.attention.forward(in_f32(x.clone(), |x| self.norm_attention.forward(x)), mask);
         let x = x + self.dropout.forward(attended);
-        let fed = self.feed_forward.forward(self.norm_feed_forward.forward(x.clone()));
+        let fed = self.feed_forward.forward(in_f32(x.clone(), |x| self.norm_feed_forward.forward(x)));
         x + self.dropout.forward(fed)
     }
 }
