@@ -6,10 +6,11 @@
 mod common;
 
 use burn::tensor::Device;
-use common::{Bits, Plain, Planned, alone, settings, small};
-use plimsoll::plan::Step;
+use common::{Bits, Measured, Plain, Planned, alone, settings, small};
+use plimsoll::cost::{Link, Profile};
+use plimsoll::plan::{Plan, Step};
 use plimsoll::zoo::{self, ZooModel, ZooVisitor};
-use plimsoll::{Budget, Bytes, Rematerialize};
+use plimsoll::{Budget, Bytes, Error, Rematerialize};
 
 /// Padding of buffers that no plan knows of.
 const PADDING: Bytes = Bytes(1024);
@@ -31,28 +32,117 @@ fn assert_same(name: &str, want: &[Bits], got: &[Bits]) {
     }
 }
 
+/// How far loss and gradients of a step are from others: the norm of their difference over their own.
+fn distance(want: &Bits, got: &Bits) -> f64 {
+    let all = |bits: &Bits| -> Vec<f64> {
+        let gradients = bits.gradients.iter().flatten();
+        std::iter::once(&bits.loss).chain(gradients).flat_map(|data| data.iter::<f64>().collect::<Vec<_>>()).collect()
+    };
+    let (want, got) = (all(want), all(got));
+    assert_eq!(want.len(), got.len());
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+    norm(&mut want.iter().zip(&got).map(|(w, g)| w - g)) / norm(&mut want.iter().copied()).max(f64::MIN_POSITIVE)
+}
+
+/// Fused kernels may round a multiplication and the addition after it once.
+const FUSED: f64 = 1e-6;
+
+/// A model of the zoo on the device, costs of its ops measured once.
+struct Bed<'a> {
+    name: &'a str,
+    device: &'a Device,
+    costs: tempfile::TempDir,
+}
+
+impl Bed<'_> {
+    fn planned(&self, budget: Budget, fusion: bool, host: bool) -> Result<(Vec<Bits>, Vec<Measured>, Plan), Error> {
+        let mut settings = settings(budget).fusion(fusion).profile_directory(Some(self.costs.path().to_owned()));
+        if host {
+            settings = settings.host_memory(Bytes(1 << 30));
+        }
+        let planned = Planned { steps: 2, settings };
+        let ran = zoo::with_model(self.name, &small(self.name), self.device, 7, planned).unwrap();
+        if let Ok((_, measured, plan)) = &ran {
+            for m in measured {
+                let peak = m.report.measured_peak.unwrap();
+                println!(
+                    "{} {budget} fusion {fusion} offload {host}: planned {} measured {peak} budget {} overhead {:.4}",
+                    self.name, m.report.planned_peak, m.report.budget, plan.predicted.overhead
+                );
+                assert!(peak <= m.report.budget, "{} at {budget}: {:?}", self.name, m.report);
+                if !fusion {
+                    assert!(peak <= m.report.planned_peak + PADDING, "{} at {budget}: {:?}", self.name, m.report);
+                }
+            }
+        }
+        ran
+    }
+
+    /// Have plans believe in a link so fast that moving a tensor is always cheaper than making it again.
+    fn fast_link(&self) {
+        self.planned(Budget::Unlimited, false, true).unwrap();
+        for file in std::fs::read_dir(self.costs.path()).unwrap() {
+            let path = file.unwrap().path();
+            let mut profile = Profile::load(&path).unwrap();
+            assert!(profile.link.is_some(), "the link is measured");
+            profile.link = Some(Link { d2h_bytes_per_s: 1 << 40, h2d_bytes_per_s: 1 << 40 });
+            profile.save(&path).unwrap();
+        }
+    }
+
+    /// The smallest budget there is a plan for.
+    fn least(&self, host: bool) -> Budget {
+        match self.planned(Budget::bytes(1), false, host) {
+            Err(Error::Infeasible { minimum: Some(least), .. }) => Budget::Bytes(least),
+            other => panic!("{}: {:?}", self.name, other.map(|ran| ran.2.predicted)),
+        }
+    }
+}
+
+/// Every model at half of what keeping everything takes (or the least that will do, where that is more) and at the least: with and
+/// without fusion, with and without offloading.
 #[test]
 fn zoo_models_train_identically_on_the_device() {
     let _alone = alone();
     let Some(device) = device() else { return };
-    let only = std::env::var("PLIMSOLL_MODELS").unwrap_or_else(|_| "frozen,gpt,resnet,fno,buffers".into());
+    let all: Vec<&str> = zoo::models().iter().map(|spec| spec.name).collect();
+    let only = std::env::var("PLIMSOLL_MODELS").unwrap_or_else(|_| all.join(","));
     for name in only.split(',') {
-        let model = small(name);
-        let (want, _) = zoo::with_model(name, &model, &device, 7, Plain { steps: 2 }).unwrap();
-        for budget in [Budget::Unlimited, Budget::percent(75.0)] {
-            let planned = Planned { steps: 2, settings: settings(budget) };
-            let (got, measured, plan) = zoo::with_model(name, &model, &device, 7, planned)
-                .unwrap()
-                .unwrap_or_else(|error| panic!("{name} at {budget}: {error}"));
-            for m in &measured {
-                let peak = m.report.measured_peak.unwrap();
-                assert!(peak <= m.report.planned_peak + PADDING && peak <= m.report.budget, "{name}: {:?}", m.report);
-                println!(
-                    "{name} {budget}: planned {} measured {:?} budget {} overhead {:.4}",
-                    m.report.planned_peak, m.report.measured_peak, m.report.budget, plan.predicted.overhead
-                );
+        let costs = tempfile::tempdir().unwrap();
+        let bed = Bed { name, device: &device, costs };
+        let (plain, _) = zoo::with_model(name, &small(name), &device, 7, Plain { steps: 2 }).unwrap();
+        let kept = |fusion| bed.planned(Budget::Unlimited, fusion, false).unwrap();
+        let (exact, _, _) = kept(false);
+        bed.fast_link();
+        if cfg!(feature = "fusion") {
+            let (fused, _, _) = kept(true);
+            println!(
+                "{name}: fused {:.1e}, plain {:.1e}",
+                distance(&exact[0], &fused[0]),
+                distance(&exact[0], &plain[0])
+            );
+            assert!(distance(&exact[0], &plain[0]) <= FUSED, "{name}: plain Burn, fused");
+            assert!(distance(&exact[0], &fused[0]) <= FUSED, "{name}: all kept, fused");
+        } else {
+            assert_same(name, &plain, &exact);
+        }
+        for host in [false, true] {
+            let least = bed.least(host);
+            for fusion in [false, true] {
+                for budget in [Budget::percent(50.0), least] {
+                    let at = format!("{name} at {budget}, fusion {fusion}, offload {host}");
+                    let (got, _, _) = match bed.planned(budget, fusion, host) {
+                        Err(Error::Infeasible { .. }) if budget != least => continue,
+                        ran => ran.unwrap_or_else(|error| panic!("{at}: {error}")),
+                    };
+                    if fusion && cfg!(feature = "fusion") {
+                        println!("{at}: {:.1e}", distance(&exact[0], &got[0]));
+                        assert!(distance(&exact[0], &got[0]) <= FUSED, "{at}");
+                    } else {
+                        assert_same(&at, &exact, &got);
+                    }
+                }
             }
-            assert_same(name, &want, &got);
         }
     }
 }
@@ -62,18 +152,12 @@ fn offloaded_activations_come_back_as_they_were() {
     let _alone = alone();
     let Some(device) = device() else { return };
     for name in ["gpt", "resnet", "frozen"] {
-        let model = small(name);
-        let (want, _) = zoo::with_model(name, &model, &device, 7, Plain { steps: 2 }).unwrap();
-        let settings = settings(Budget::percent(75.0)).host_memory(Bytes(1 << 30));
-        let (got, measured, plan) = zoo::with_model(name, &model, &device, 7, Planned { steps: 2, settings })
-            .unwrap()
-            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        let bed = Bed { name, device: &device, costs: tempfile::tempdir().unwrap() };
+        let (want, _, _) = bed.planned(Budget::Unlimited, false, false).unwrap();
+        bed.fast_link();
+        let (got, measured, plan) = bed.planned(Budget::percent(75.0), false, true).unwrap();
         let moved = plan.steps.iter().filter(|step| matches!(step, Step::Offload(_))).count();
         println!("{name}: {moved} tensors are moved; {:?}", measured[1].report);
-        for m in &measured {
-            let peak = m.report.measured_peak.unwrap();
-            assert!(peak <= m.report.budget, "{name}: {:?}", m.report);
-        }
         assert!(moved > 0, "{name}: nothing is moved");
         assert_same(name, &want, &got);
     }
@@ -108,9 +192,16 @@ fn forward_runs_are_the_same_on_the_device() {
         ) {
             let plain = model.devices()[0].clone().inner();
             let want = model.valid().batch_loss(batch(0, &plain)).into_data();
-            let wrapped = Rematerialize::with_settings(model, settings(Budget::Unlimited));
+            let wrapped = Rematerialize::with_settings(model, settings(Budget::Unlimited).fusion(false));
             let done = wrapped.infer(batch(0, &plain), |m: &M, inputs| m.batch_loss(inputs)).unwrap();
-            assert_eq!(done.output.into_data(), want, "{name}");
+            let got = done.output.into_data();
+            match cfg!(feature = "fusion") {
+                true => {
+                    let (got, want) = (got.iter::<f64>().next().unwrap(), want.iter::<f64>().next().unwrap());
+                    assert!((got - want).abs() <= FUSED * want.abs(), "{name}: {got}, not {want}");
+                }
+                false => assert_eq!(got, want, "{name}"),
+            }
             assert!(done.report.measured_peak.unwrap() <= done.report.planned_peak + PADDING, "{name}");
         }
     }

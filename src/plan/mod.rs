@@ -12,4 +12,4 @@ pub use lower::{Lowering, lower};
 pub use render::{render_steps, render_timeline};
 pub use stage::{Marker, StageStep};
 pub use step::Step;
-pub use timeline::{Lane, Span, Timeline, simulate};
+pub use timeline::{Lane, Span, Timeline, queue_ends, simulate};

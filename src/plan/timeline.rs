@@ -73,6 +73,42 @@ pub fn simulate(problem: &Problem, steps: &[Step]) -> Result<Timeline> {
     Ok(state.timeline)
 }
 
+/// Before which steps a device that queues what is asked of it, drops too, must have emptied its queue for the
+/// steps to stay within `limit` whatever it does when: ascending, as few as that takes.
+///
+/// Work in a queue may be done all at once (fused into one kernel, for example): then nothing that is dropped or
+/// taken over in it makes room in it. An op that is alone in its queue does as the plan says.
+///
+/// # Errors
+/// Those of [`simulate`].
+pub fn queue_ends(problem: &Problem, steps: &[Step], limit: Bytes) -> Result<Vec<usize>> {
+    let mut state = Simulator::new(problem);
+    let mut ends = Vec::new();
+    // What has been dropped or taken over since the queue was empty.
+    let (mut waiting, mut empty) = (Bytes::ZERO, true);
+    for (index, step) in steps.iter().enumerate() {
+        let before = state.device_bytes;
+        state.step(index, step).map_err(|why| Error::InvalidProblem { at: format!("step {index}"), why })?;
+        let during = state.timeline.live.last().copied().unwrap_or_default();
+        let (held, taken) = match step {
+            Step::Compute { op, inplace } => {
+                let op_of = &problem.graph.ops()[*op];
+                let value = |&(a, _): &(usize, usize)| problem.graph.values()[op_of.inputs[a]].storage;
+                let taken = inplace.iter().map(|pair| problem.graph.storages()[value(pair)].bytes).sum();
+                (during.saturating_sub(problem.costs.workspace[*op]), taken)
+            }
+            _ => (before.max(during), Bytes::ZERO),
+        };
+        if !empty && during + waiting + taken > limit {
+            ends.push(index);
+            waiting = Bytes::ZERO;
+        }
+        waiting += held.saturating_sub(state.device_bytes) + taken;
+        empty = false;
+    }
+    Ok(ends)
+}
+
 /// A buffer on the device: one life of a storage.
 #[derive(Clone, Copy)]
 struct Buffer {

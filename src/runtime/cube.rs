@@ -1,19 +1,30 @@
 //! Burn's CubeCL backends: one type for Vulkan, CUDA and the others; the device says which.
 
+use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use burn::tensor::{Bool, Int, Tensor};
-use burn_backend::ops::{BoolTensorOps, FloatTensorOps, IntTensorOps, QTensorOps};
+use burn_backend::ops::{BoolTensorOps, FloatTensorOps, IntTensorOps};
 use burn_backend::{Backend, DType, Shape, TensorData, TensorMetadata};
+use burn_cubecl::cubecl::{MemoryScope, MemoryUsage};
+use burn_cubecl::cubecl::client::Client;
+use burn_cubecl::cubecl::server::{CopyDescriptor, ServerError};
+use burn_cubecl::kernel::into_contiguous_aligned;
 use burn_cubecl::{CubeBackend, CubeDevice, tensor::CubeTensor};
 use burn_ir::{HandleKind, OperationIr};
 use burn_router::{CustomOpRegistry, TensorInterpreter};
 use burn_std::Metadata;
+use burn_std::id::StreamId;
 use burn_std::reader::try_read_sync;
 
+#[cfg(feature = "fusion")]
+use super::fused::through_queue as through_cube_dispatch;
 use super::probe::measure_op;
+#[cfg(not(feature = "fusion"))]
+use super::target::through_dispatch as through_cube_dispatch;
 use super::target::{
-    Local, Place, Seen, Target, Usage, filled, handle_of, in_this_process, parse_layout, through_dispatch,
+    Interpreter, Local, Place, Seen, Target, Usage, filled, handle_of, in_this_process, interpreted, parse_layout,
 };
 use crate::cost::{Link, OpCost};
 use crate::units::Bytes;
@@ -21,6 +32,55 @@ use crate::units::Bytes;
 fn tensor(handle: &HandleKind<CubeBackend>) -> &CubeTensor {
     match handle {
         HandleKind::Float(t) | HandleKind::Int(t) | HandleKind::Bool(t) | HandleKind::Quantized(t) => t,
+    }
+}
+
+/// Streams that copies to host memory and back are made on, beside those of threads, which are numbered from zero.
+const OUTWARD: StreamId = StreamId { value: u64::MAX };
+const INWARD: StreamId = StreamId { value: u64::MAX - 1 };
+
+/// Bytes written only to be newer than all that was written before.
+const MARK: usize = 16;
+
+type Coming = Pin<Box<dyn Future<Output = Result<burn_std::Bytes, ServerError>> + Send>>;
+
+/// A tensor on its way to host memory, or there, in memory that the runtime keeps for copies (pinned, where
+/// there is such) and uses again.
+pub struct OnHost {
+    coming: Option<Coming>,
+    /// What is being copied must not be used again before it is.
+    _source: Option<CubeTensor>,
+    data: Option<burn_std::Bytes>,
+    shape: Shape,
+    dtype: DType,
+}
+
+/// The client of a tensor's device, for good: what is being read borrows it. One is kept for each device.
+fn lasting(tensor: &CubeTensor) -> &'static Client {
+    static KEPT: Mutex<Vec<(CubeDevice, &'static Client)>> = Mutex::new(Vec::new());
+    let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, client)) = kept.iter().find(|(device, _)| *device == tensor.device) {
+        return client;
+    }
+    let client: &'static Client = Box::leak(Box::new(tensor.client.clone()));
+    kept.push((tensor.device.clone(), client));
+    client
+}
+
+impl OnHost {
+    fn wait(&mut self) -> Result<(), String> {
+        let Some(coming) = self.coming.take() else { return Ok(()) };
+        let data = try_read_sync(coming).ok_or("this platform cannot wait for its device")?;
+        self.data = Some(data.map_err(|e| e.to_string())?);
+        self._source = None;
+        Ok(())
+    }
+}
+
+impl Drop for OnHost {
+    /// Memory that a copy is being written to must outlive the copy.
+    fn drop(&mut self) {
+        let _ = self.wait();
     }
 }
 
@@ -33,10 +93,12 @@ fn rate(bytes: usize, times: &mut [Duration]) -> u64 {
     (bytes as f64 / seconds) as u64
 }
 
-impl Target for CubeBackend {
-    type Host = TensorData;
+interpreted!(CubeBackend);
 
-    through_dispatch!();
+impl Target for CubeBackend {
+    type Host = OnHost;
+
+    through_cube_dispatch!();
     in_this_process!();
 
     fn form(handle: &HandleKind<Self>) -> (Shape, DType) {
@@ -56,21 +118,39 @@ impl Target for CubeBackend {
         }
     }
 
-    fn to_host(handle: HandleKind<Self>) -> Result<TensorData, String> {
-        let data = match handle {
-            HandleKind::Float(t) => try_read_sync(Self::float_into_data(t)),
-            HandleKind::Int(t) => try_read_sync(Self::int_into_data(t)),
-            HandleKind::Bool(t) => try_read_sync(Self::bool_into_data(t)),
-            HandleKind::Quantized(t) => try_read_sync(Self::q_into_data(t)),
+    fn to_host(handle: HandleKind<Self>) -> Result<OnHost, String> {
+        let source = match handle {
+            HandleKind::Float(t) | HandleKind::Int(t) | HandleKind::Bool(t) => into_contiguous_aligned(t),
+            HandleKind::Quantized(_) => return Err("a quantized tensor".into()),
         };
-        let data = data.ok_or("this platform cannot wait for its device")?.map_err(|e| format!("{e:?}"))?;
-        // What was read may lie in the runtime's own staging memory, or not be read before somebody
-        // looks; both keep a buffer of the device's.
-        Ok(TensorData::from_bytes_vec(data.as_bytes().to_vec(), data.shape().clone(), data.dtype()))
+        let client = lasting(&source);
+        let (shape, strides) = (source.meta.shape().clone(), source.meta.strides().clone());
+        let copied = CopyDescriptor::new(source.handle.clone().binding(), shape, strides, source.dtype.size());
+        // A stream waits for another only where it meets memory that is newer than what it has waited for: what has been
+        // overwritten since would be read too early.
+        let mark = client.empty(MARK);
+        client.write(&mark, burn_std::Bytes::from_bytes_vec(vec![0; MARK]));
+        let coming = OUTWARD.executes(|| {
+            client.write(&mark, burn_std::Bytes::from_bytes_vec(vec![0; MARK]));
+            client.read_one_tensor_async(copied)
+        });
+        let (shape, dtype) = (source.meta.shape.clone(), source.dtype);
+        Ok(OnHost { coming: Some(Box::pin(coming)), _source: Some(source), data: None, shape, dtype })
     }
 
-    fn from_host(host: TensorData, device: &CubeDevice) -> HandleKind<Self> {
-        Self::of_data(host, device)
+    fn arrived(host: &mut OnHost) -> Result<(), String> {
+        host.wait()
+    }
+
+    fn from_host(mut host: OnHost, device: &CubeDevice) -> Result<HandleKind<Self>, String> {
+        host.wait()?;
+        let data = host.data.take().ok_or("it is not in host memory")?;
+        let (shape, dtype) = (host.shape.clone(), host.dtype);
+        let client = device.client();
+        let made = INWARD.executes(|| client.create_tensor(data, shape.clone(), dtype.size()));
+        let metadata = Metadata::new(shape, made.strides);
+        let tensor = CubeTensor::new(client, made.memory, metadata, device.clone(), dtype);
+        Ok(handle_of!(dtype, tensor))
     }
 
     fn link(device: &CubeDevice) -> Option<Link> {
@@ -83,17 +163,19 @@ impl Target for CubeBackend {
             Self::settle(device);
             there.push(start.elapsed());
             let start = Instant::now();
-            Self::to_host(tensor).ok()?;
+            let mut host = Self::to_host(tensor).ok()?;
+            Self::arrived(&mut host).ok()?;
             back.push(start.elapsed());
         }
         Some(Link { d2h_bytes_per_s: rate(MOVED, &mut back), h2d_bytes_per_s: rate(MOVED, &mut there) })
     }
 
+    /// Of tensors: buffers that the runtime reads through are the host's, and those that pass numbers to kernels its own.
     fn usage(device: &CubeDevice) -> Option<Usage> {
-        Self::memory_pool_usage(device).map(|usage| Usage {
-            in_use: Bytes(usage.bytes_in_use + usage.bytes_padding),
-            reserved: Bytes(usage.bytes_reserved),
-        })
+        let streams = device.client().memory_report(MemoryScope::Device).streams;
+        let usage = streams.iter().map(|stream| stream.pools.usage()).fold(MemoryUsage::default(), |all, one| all.combine(one));
+        let in_use = Bytes(usage.bytes_in_use + usage.bytes_padding);
+        Some(Usage { in_use, reserved: Bytes(usage.bytes_reserved) })
     }
 
     fn describe(device: &CubeDevice) -> String {

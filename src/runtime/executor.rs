@@ -45,6 +45,8 @@ pub struct Executable {
     instructions: Vec<Instruction>,
     ops: EntityMap<OpId, Box<OperationIr>>,
     tensors: EntityMap<ValueId, TensorIr>,
+    /// Steps that wait for a queue's end; none where no step does.
+    behind: Vec<bool>,
     /// Ops before the first of the model's own.
     leading: usize,
 }
@@ -121,14 +123,21 @@ impl Executable {
             });
         }
         let ops = program.ops.values().cloned().map(Box::new).collect();
-        Ok(Self { instructions, ops, tensors, leading: usize::from(begun.is_some()) })
+        Ok(Self { instructions, ops, tensors, behind: Vec::new(), leading: usize::from(begun.is_some()) })
+    }
+
+    /// On a device that [queues](Target::QUEUES) what is asked of it: have it done before each of these steps.
+    pub fn emptying_queue_before(mut self, steps: &[usize]) -> Self {
+        self.behind = vec![false; if steps.is_empty() { 0 } else { self.instructions.len() }];
+        steps.iter().for_each(|&step| self.behind[step] = true);
+        self
     }
 
     /// Run every step and return the values asked for, in order.
     ///
     /// `bindings` are the tensors of values that come from outside. `seed` gives that of a random op
     /// in this training step; ops are counted as if no inputs were the step's own, so that the same
-    /// step draws the same numbers. Copies to host memory and back are waited for.
+    /// step draws the same numbers. What uses a tensor that is being copied waits for the copy.
     /// `observe` is called after each step with its index.
     ///
     /// # Errors
@@ -180,21 +189,33 @@ impl Executable {
             let Frame { interpreter, host, next } = frame;
             for (index, instruction) in self.instructions.iter().enumerate().skip(*next) {
                 (at, *next) = (index, index + 1);
+                if self.behind.get(index) == Some(&true) {
+                    B::empty_queue(device)?;
+                }
                 match *instruction {
                     Instruction::Nothing => {}
                     Instruction::Run(op, taken) => match random_op(&self.ops[op]) {
-                        None => interpreter.run(self.ready(op, taken)),
+                        None => {
+                            // As a drop does, taking a tensor over waits for its copy to the host.
+                            for v in self.taken(op, taken) {
+                                host.get_mut(&v).map_or(Ok(()), B::arrived)?;
+                            }
+                            interpreter.run(self.ready(op, taken));
+                        }
                         Some(random) => {
                             interpreter.draw(random, seed(OpId::from_index(op.index() - self.leading)))?;
                         }
                     },
-                    Instruction::Drop(v) => interpreter.run(OperationIr::Drop(self.tensors[v].clone())),
+                    Instruction::Drop(v) => {
+                        host.get_mut(&v).map_or(Ok(()), B::arrived)?;
+                        interpreter.run(OperationIr::Drop(self.tensors[v].clone()));
+                    }
                     Instruction::Offload(v) => {
                         host.insert(v, B::to_host(interpreter.lend(&self.lent(v)))?);
                     }
                     Instruction::Prefetch(v) => {
                         let host = host.remove(&v).ok_or("it is not in host memory")?;
-                        interpreter.bind(self.tensors[v].id, B::from_host(host, device));
+                        interpreter.bind(self.tensors[v].id, B::from_host(host, device)?);
                     }
                     Instruction::Pause(marker) => return Ok(Some(marker)),
                 }
@@ -235,14 +256,20 @@ impl Executable {
     fn ready(&self, op: OpId, taken: u32) -> OperationIr {
         let mut ir = (*self.ops[op]).clone();
         if taken != 0 {
-            let given: Vec<TensorId> =
-                ir.inputs().enumerate().filter(|(k, _)| *k < 32 && taken >> k & 1 == 1).map(|(_, t)| t.id).collect();
+            let given: Vec<TensorId> = self.taken(op, taken).map(|v| self.tensors[v].id).collect();
             ir.visit_mut(&mut SetStatus(|t: &TensorIr| match given.contains(&t.id) {
                 true => TensorStatus::ReadWrite,
                 false => t.status,
             }));
         }
         ir
+    }
+
+    /// The inputs of an op that it takes over.
+    fn taken(&self, op: OpId, taken: u32) -> impl Iterator<Item = ValueId> {
+        let inputs = (taken != 0).then(|| self.ops[op].inputs().enumerate());
+        let given = inputs.into_iter().flatten().filter(move |(k, _)| *k < 32 && taken >> k & 1 == 1);
+        given.map(|(_, tensor)| ValueId::from_index(tensor.id.value() as usize))
     }
 
     /// A value's tensor, to be read and left where it is.

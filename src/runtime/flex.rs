@@ -10,7 +10,8 @@ use burn_std::sync::Arc;
 
 use super::probe::measure_op;
 use super::target::{
-    Local, Place, Seen, Target, Usage, filled, handle_of, in_this_process, parse_layout, through_dispatch,
+    Interpreter, Local, Place, Seen, Target, Usage, filled, handle_of, in_this_process, interpreted, parse_layout,
+    through_dispatch,
 };
 use crate::alloc;
 use crate::cost::{Link, OpCost};
@@ -22,6 +23,8 @@ fn tensor(handle: &HandleKind<Flex>) -> &FlexTensor {
         HandleKind::Quantized(t) => t.tensor(),
     }
 }
+
+interpreted!(Flex);
 
 impl Target for Flex {
     // Set aside is where it was: host memory is the device's.
@@ -48,8 +51,8 @@ impl Target for Flex {
         Ok(handle)
     }
 
-    fn from_host(host: Self::Host, _: &FlexDevice) -> HandleKind<Self> {
-        host
+    fn from_host(host: Self::Host, _: &FlexDevice) -> Result<HandleKind<Self>, String> {
+        Ok(host)
     }
 
     /// The CPU is one device, but each stage of a pipeline has its own copy, as it would on others.

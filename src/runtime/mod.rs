@@ -7,6 +7,8 @@
 mod cube;
 mod executor;
 mod flex;
+#[cfg(feature = "fusion")]
+mod fused;
 mod pipeline;
 mod probe;
 mod random;
@@ -15,7 +17,9 @@ pub mod remote;
 mod target;
 
 pub use executor::{Binding, Executable, Frame};
+#[cfg(feature = "fusion")]
+pub use fused::{Fused, watch};
 pub use pipeline::{Batch, ChunkProgram, Did, Made, Workers, added, mean};
 pub use probe::OpProbe;
 pub(crate) use random::seed_of;
-pub use target::{Interpreter, Local, Place, Seen, Target, Usage};
+pub use target::{Interpreter, Local, Overseer, Place, Seen, Target, Usage};

@@ -7,9 +7,8 @@ use std::time::Instant;
 use burn::tensor::{Bool, Int, Tensor};
 use burn_backend::{Backend, DType, ProfileOptions, ProfileToken, Shape, TensorData};
 use burn_ir::{BackendIr, HandleKind, OperationIr, RandomOpIr, TensorId, TensorIr};
-use burn_router::{CustomOpRegistry, TensorInterpreter};
+use burn_router::CustomOpRegistry;
 
-use super::random;
 use crate::alloc;
 use crate::cost::{Link, OpCost};
 use crate::error::Error;
@@ -31,6 +30,12 @@ pub struct Usage {
     pub in_use: Bytes,
     /// Bytes held from the device, live or for reuse.
     pub reserved: Bytes,
+}
+
+/// Looks at a device's pools by itself as long as it lives.
+pub trait Overseer {
+    /// The most it has seen of each.
+    fn most(&self) -> Usage;
 }
 
 /// How a tensor that comes from outside lies in memory.
@@ -60,28 +65,38 @@ pub trait Interpreter<B: Target>: Sized {
     fn lend(&mut self, tensor: &TensorIr) -> HandleKind<B>;
 }
 
-impl<B: Local> Interpreter<B> for TensorInterpreter<B> {
-    fn new(device: &B::Device, handlers: B::Handlers) -> Self {
-        Self::with_custom_ops(device.clone(), handlers)
-    }
+/// Burn's interpreter as one, for a backend of this process. Written out for each backend, so that the interpreter of all there
+/// is in Burn is compiled once, here, and not in every program that takes a step.
+macro_rules! interpreted {
+    ($backend:ty) => {
+        impl Interpreter<$backend> for TensorInterpreter<$backend> {
+            fn new(
+                device: &<$backend as burn_backend::BackendTypes>::Device,
+                handlers: CustomOpRegistry<$backend>,
+            ) -> Self {
+                Self::with_custom_ops(device.clone(), handlers)
+            }
 
-    fn bind(&mut self, id: TensorId, tensor: HandleKind<B>) {
-        self.register_tensor_to_device(id, tensor);
-    }
+            fn bind(&mut self, id: burn_ir::TensorId, tensor: HandleKind<$backend>) {
+                self.register_tensor_to_device(id, tensor);
+            }
 
-    fn run(&mut self, op: OperationIr) {
-        self.register_op(op);
-    }
+            fn run(&mut self, op: OperationIr) {
+                self.register_op(op);
+            }
 
-    fn draw(&mut self, op: &RandomOpIr, seed: u64) -> Result<(), String> {
-        self.register_tensor_data_id(op.out.id, random::draw(op, seed)?);
-        Ok(())
-    }
+            fn draw(&mut self, op: &burn_ir::RandomOpIr, seed: u64) -> Result<(), String> {
+                self.register_tensor_data_id(op.out.id, super::random::draw(op, seed)?);
+                Ok(())
+            }
 
-    fn lend(&mut self, tensor: &TensorIr) -> HandleKind<B> {
-        self.get_tensor(tensor)
-    }
+            fn lend(&mut self, tensor: &burn_ir::TensorIr) -> HandleKind<$backend> {
+                self.get_tensor(tensor)
+            }
+        }
+    };
 }
+pub(super) use interpreted;
 
 /// A backend that steps run on: how its tensors come in and go out, how its ops are run and measured, and
 /// how its work is waited for. Sealed by what it asks for: Burn's dispatch knows the backends.
@@ -128,13 +143,23 @@ pub trait Target: Backend + Debug {
 
     /// A tensor of host data.
     fn of_data(data: TensorData, device: &Self::Device) -> HandleKind<Self>;
-    /// Copy a tensor to host memory, and wait for it: what it lay in may be overwritten afterwards.
+    /// Begin to copy a tensor to host memory. What it lies in may be overwritten once it has [`arrived`](Self::arrived).
     ///
     /// # Errors
     /// What went wrong on the device, of this or of earlier work.
     fn to_host(handle: HandleKind<Self>) -> Result<Self::Host, String>;
-    /// Bring it back.
-    fn from_host(host: Self::Host, device: &Self::Device) -> HandleKind<Self>;
+    /// Wait until it is there.
+    ///
+    /// # Errors
+    /// What went wrong on the device, of this or of earlier work.
+    fn arrived(_: &mut Self::Host) -> Result<(), String> {
+        Ok(())
+    }
+    /// Bring it back: whatever uses it waits for it.
+    ///
+    /// # Errors
+    /// Why it is not there.
+    fn from_host(host: Self::Host, device: &Self::Device) -> Result<HandleKind<Self>, String>;
     /// A copy of a tensor in the memory of a device; the tensor itself where it is there already.
     ///
     /// # Errors
@@ -142,7 +167,7 @@ pub trait Target: Backend + Debug {
     fn transfer(handle: &HandleKind<Self>, to: &Self::Device) -> Result<HandleKind<Self>, String> {
         match Self::device_of(handle) == *to {
             true => Ok(handle.clone()),
-            false => Ok(Self::from_host(Self::to_host(handle.clone())?, to)),
+            false => Self::from_host(Self::to_host(handle.clone())?, to),
         }
     }
     /// How fast tensors move to host memory and back, measured now; `None` where they lie in host
@@ -178,8 +203,22 @@ pub trait Target: Backend + Debug {
     }
     /// Have a thread take what kernels keep for it from their first use on.
     fn warm() {}
+    /// Whether what is asked of the device may wait in a queue, drops too, for [`empty_queue`](Self::empty_queue).
+    const QUEUES: bool = false;
+    /// Have all that waits in the queue done, without waiting for the device.
+    ///
+    /// # Errors
+    /// Why that cannot be.
+    fn empty_queue(_: &Self::Device) -> Result<(), String> {
+        Ok(())
+    }
     /// What the device's pools hold; `None` where the backend has none.
     fn usage(device: &Self::Device) -> Option<Usage>;
+    /// One that looks at the pools whenever work is really done; `None` where that is when it is asked for, so that whoever
+    /// asks can look for itself.
+    fn oversee(_: &Self::Device) -> Option<Box<dyn Overseer>> {
+        None
+    }
     /// Begin to watch how much is allocated where its tensors lie: what is now. `None` where nobody
     /// counts.
     fn watch(_: &Self::Device) -> Option<Bytes> {

@@ -7,6 +7,7 @@ use burn::tensor::{Bool, Int, Tensor};
 use burn_backend::{DType, Shape};
 use burn_ir::HandleKind;
 
+use super::engine::Engine;
 use super::internal;
 use crate::error::{Error, Result};
 use crate::graph::trace::{TensorMapper, Tensors};
@@ -18,21 +19,29 @@ pub(super) enum Home {
     Flex,
     #[cfg(feature = "cubecl")]
     Cube,
+    #[cfg(feature = "fusion")]
+    Fused,
     #[cfg(feature = "remote")]
     Remote,
 }
 
 /// Where a module lives; one that lives on no backend that steps run on is refused by the first.
-pub(super) fn home_of<M: Module>(module: &M) -> Home {
+///
+/// `fuse`: where Burn fuses operations, so do steps.
+pub(super) fn home_of<M: Module>(module: &M, fuse: bool) -> Home {
     #[cfg(feature = "cubecl")]
     if lives_on::<burn_cubecl::CubeBackend, M>(module) {
+        #[cfg(feature = "fusion")]
+        if fuse {
+            return Home::Fused;
+        }
         return Home::Cube;
     }
     #[cfg(feature = "remote")]
-    if lives_on::<burn_remote::RemoteBackend, M>(module) {
+    if lives_on::<crate::runtime::remote::Router, M>(module) {
         return Home::Remote;
     }
-    let _ = module;
+    let _ = (module, fuse);
     Home::Flex
 }
 
@@ -62,7 +71,7 @@ pub(super) struct Bound<B: Target> {
 
 impl<B: Target> Bound<B> {
     /// Tensors of several devices, in their order.
-    fn spread(handles: Vec<HandleKind<B>>) -> Result<Vec<Self>> {
+    pub(super) fn spread(handles: Vec<HandleKind<B>>) -> Result<Vec<Self>> {
         let mut groups: Vec<(B::Device, Vec<usize>)> = Vec::new();
         for (index, handle) in handles.iter().enumerate() {
             let device = B::device_of(handle);
@@ -80,7 +89,7 @@ impl<B: Target> Bound<B> {
     }
 
     /// Tensors of one device, each with how many share its buffer, where that is known.
-    fn all(handles: Vec<HandleKind<B>>) -> Result<Vec<(Self, Option<usize>)>> {
+    pub(super) fn all(handles: Vec<HandleKind<B>>) -> Result<Vec<(Self, Option<usize>)>> {
         let seen = B::look(&handles).map_err(|why| {
             let lost = handles.first().and_then(|handle| B::lost(&B::device_of(handle)));
             lost.unwrap_or_else(|| Error::InvalidSetting { name: "device".into(), why })
@@ -100,7 +109,7 @@ pub(super) struct ModuleState<B: Target> {
     pub flags: Vec<bool>,
 }
 
-impl<B: Target> ModuleState<B> {
+impl<B: Engine> ModuleState<B> {
     pub(super) fn of<M: Module>(module: &M) -> Result<Self> {
         struct Reader<B: Target> {
             handles: Vec<HandleKind<B>>,
@@ -145,10 +154,12 @@ impl<B: Target> ModuleState<B> {
         if let Some(error) = reader.error {
             return Err(error);
         }
-        let tensors = Bound::spread(reader.handles)?;
+        let tensors = B::spread(reader.handles)?;
         Ok(Self { tensors, trainable: reader.trainable, flags: reader.flags })
     }
+}
 
+impl<B: Target> ModuleState<B> {
     /// The device of its tensors.
     pub(super) fn device(&self) -> Result<B::Device> {
         let first = self.tensors.first().map(|tensor| B::device_of(&tensor.handle));
@@ -172,7 +183,7 @@ pub(super) struct Inputs<B: Target> {
     pub owned: Vec<bool>,
 }
 
-impl<B: Target> Inputs<B> {
+impl<B: Engine> Inputs<B> {
     /// Those of `inputs`, which is what the caller gave away.
     pub(super) fn of<I: Tensors>(inputs: &I) -> Result<Self> {
         struct Reader<B: Target> {
@@ -219,7 +230,7 @@ impl<B: Target> Inputs<B> {
             return Err(error);
         }
         // `inputs` holds each, and so does what was just made of it.
-        let bound = Bound::all(reader.tensors)?.into_iter();
+        let bound = B::bound(reader.tensors)?.into_iter();
         let (tensors, owned) = bound.map(|(bound, holders)| (bound, holders == Some(2))).unzip();
         Ok(Self { tensors, owned })
     }

@@ -1,6 +1,7 @@
 //! [`Rematerialize`]: a Burn module that trains under a byte budget.
 
 mod binding;
+mod engine;
 mod module;
 mod pipeline;
 mod planner;
@@ -16,17 +17,19 @@ use std::time::{Duration, Instant};
 
 use burn::module::Module;
 use burn::optim::GradientsParams;
+use burn_ir::HandleKind;
 
 use crate::cost::{Device, Problem, Profile, Roofline};
 use crate::error::{Error, Result};
 use crate::graph::trace::{Forward, Program, StepOutput, Tensors, model_device};
 use crate::plan::Plan;
-use crate::runtime::Target;
+use crate::runtime::{Overseer, Target, Usage};
 use crate::units::{Budget, Bytes};
 use binding::{Inputs, ModuleState};
+use engine::Engine;
 use pipeline::Pipeline;
 pub use pipeline::{DeviceReport, PipelineReport, PipelineSettings, Reduction};
-use planner::{Entry, Planner, Table};
+use planner::{Entry, Planner, Table, Untyped};
 pub use settings::{Retrace, Settings};
 
 /// A Burn module whose training steps run under a byte budget.
@@ -61,7 +64,12 @@ pub struct Rematerialize<M> {
 /// type. A module that lives on none of them is refused by the first.
 macro_rules! on_backend {
     ($wrapped:expr, $backend:ident => $what:expr) => {
-        match binding::home_of(&$wrapped.module) {
+        match binding::home_of(&$wrapped.module, $wrapped.fuses()) {
+            #[cfg(feature = "fusion")]
+            binding::Home::Fused => {
+                type $backend = crate::runtime::Fused;
+                $what
+            }
             #[cfg(feature = "cubecl")]
             binding::Home::Cube => {
                 type $backend = burn_cubecl::CubeBackend;
@@ -69,7 +77,7 @@ macro_rules! on_backend {
             }
             #[cfg(feature = "remote")]
             binding::Home::Remote => {
-                type $backend = burn_remote::RemoteBackend;
+                type $backend = crate::runtime::remote::Router;
                 $what
             }
             binding::Home::Flex => {
@@ -96,6 +104,41 @@ impl Shared {
     fn new(settings: Settings, pipeline: Option<Pipeline>) -> Self {
         let planner = Mutex::new(Planner::new());
         Self { settings, planner, latest: Mutex::new(None), steps: 0.into(), pipeline }
+    }
+}
+
+/// What the executor says of a run.
+struct Measured {
+    peak: Option<Bytes>,
+    reserved: Option<Bytes>,
+    ran: Duration,
+}
+
+impl Shared {
+    /// Run a step that is ready, and watch what it takes.
+    fn run<B: Target>(
+        &self,
+        entry: &Entry,
+        state: &ModuleState<B>,
+        inputs: Inputs<B>,
+        number: u64,
+        observe: &mut dyn FnMut(usize),
+    ) -> Result<(Vec<HandleKind<B>>, Measured)> {
+        let resident = entry.bound_bytes(&self.settings, state, &inputs);
+        let device = state.device()?;
+        let gauge = Gauge::<B>::new(&device);
+        let start = Instant::now();
+        let results = entry.run(&self.settings, state, inputs, number, &mut |step| {
+            gauge.sample();
+            observe(step);
+        });
+        let ran = start.elapsed();
+        gauge.end();
+        let peak = gauge.peak().map(|peak| peak + resident);
+        if let (Err(Error::OutOfMemory { .. }), true) = (&results, self.settings.replan_on_oom) {
+            lock(&self.planner).lower(entry.planned_peak, peak);
+        }
+        Ok((results?, Measured { peak, reserved: gauge.reserved.get(), ran }))
     }
 }
 
@@ -247,7 +290,7 @@ impl<M: Module> Rematerialize<M> {
         })
     }
 
-    fn step_on<B: Target, I, O, F>(
+    fn step_on<B: Engine, I, O, F>(
         &self,
         place: &Location<'_>,
         inputs: I,
@@ -275,21 +318,9 @@ impl<M: Module> Rematerialize<M> {
         // What is inferred between training steps does not change their random numbers.
         let number = self.shared.steps.fetch_add(u64::from(O::TRAINS), std::sync::atomic::Ordering::Relaxed);
         let ends = &entry.ends;
-        let resident = entry.bound_bytes(&self.shared.settings, &state, &tensors);
-        let device = state.device()?;
-        let gauge = Gauge::<B>::new(&device);
-        let start = Instant::now();
-        let results = entry.run(&self.shared.settings, &state, tensors, number, &mut |step| {
-            gauge.sample();
-            observe(step);
-        });
-        let ran = start.elapsed();
-        let measured_peak = gauge.peak().map(|peak| peak + resident);
-        if let (Err(Error::OutOfMemory { .. }), true) = (&results, self.shared.settings.replan_on_oom) {
-            lock(&self.shared.planner).lower(entry.planned_peak, measured_peak);
-        }
+        let (results, measured) = B::run(&entry, &self.shared, &state, tensors, number, observe)?;
 
-        let mut results = results?.into_iter();
+        let mut results = results.into_iter();
         let mut next = |n: usize| results.by_ref().take(n).collect::<Vec<_>>();
         let loss = binding::rebuild(entry.loss::<O::Loss>()?, next(ends.loss.iter().len()))?;
         let output = binding::rebuild(entry.output::<O::Output>()?, next(ends.outputs.len()))?;
@@ -298,9 +329,9 @@ impl<M: Module> Rematerialize<M> {
         let report = StepReport {
             budget: entry.budget,
             planned_peak: entry.planned_peak,
-            measured_peak,
-            reserved: gauge.reserved.get(),
-            ran,
+            measured_peak: measured.peak,
+            reserved: measured.reserved,
+            ran: measured.ran,
             planned,
         };
         Ok(Trained { loss, output, grads, report, pipeline: None })
@@ -359,7 +390,7 @@ impl<M: Module> Rematerialize<M> {
     {
         on_backend!(self, B => {
             let (program, state, tensors) = self.program::<B, I, O, F>(&inputs, step)?;
-            lock(&self.shared.planner).problem(&self.shared.settings, &program, &state, &tensors)
+            B::problem(&mut lock(&self.shared.planner), &self.shared.settings, &program, &state, &tensors)
         })
     }
 
@@ -379,7 +410,7 @@ impl<M: Module> Rematerialize<M> {
             let (program, state, tensors) = self.program::<B, I, O, F>(&inputs, step)?;
             let mut profile = Profile::new(B::describe(&state.device()?));
             let settings = &self.shared.settings;
-            let problem = planner::problem_with(settings, &program, &state, &tensors, Table::Grows(&mut profile))?;
+            let problem = B::problem_with(settings, &program, &state, &tensors, Table::Grows(&mut profile))?;
             Ok((problem, profile))
         })
     }
@@ -399,7 +430,7 @@ impl<M: Module> Rematerialize<M> {
     {
         on_backend!(self, B => {
             let (program, state, tensors) = self.program::<B, I, O, F>(&inputs, step)?;
-            planner::problem_with(&self.shared.settings, &program, &state, &tensors, Table::Stays(profile))
+            B::problem_with(&self.shared.settings, &program, &state, &tensors, Table::Stays(profile))
         })
     }
 
@@ -443,7 +474,7 @@ impl<M: Module> Rematerialize<M> {
     }
 
     /// A step traced, its inputs given away to it, and what it is bound to.
-    fn program<B: Target, I, O, F>(&self, inputs: &I, step: F) -> Result<(Program, ModuleState<B>, Inputs<B>)>
+    fn program<B: Engine, I, O, F>(&self, inputs: &I, step: F) -> Result<(Program, ModuleState<B>, Inputs<B>)>
     where
         I: Tensors,
         O: StepOutput,
@@ -456,12 +487,17 @@ impl<M: Module> Rematerialize<M> {
         Ok((program, state, tensors))
     }
 
-    fn state<B: Target>(&self, trains: bool) -> Result<ModuleState<B>> {
+    /// Whether its operations are fused, where Burn fuses them.
+    fn fuses(&self) -> bool {
+        self.shared.settings.fusion && self.shared.pipeline.is_none()
+    }
+
+    fn state<B: Engine>(&self, trains: bool) -> Result<ModuleState<B>> {
         model_device(&self.module, trains, self.shared.pipeline.is_some())?;
         ModuleState::of(&self.module)
     }
 
-    fn entry<B: Target, I, O, F>(
+    fn entry<B: Engine, I, O, F>(
         &self,
         place: &Location<'_>,
         state: &ModuleState<B>,
@@ -476,7 +512,7 @@ impl<M: Module> Rematerialize<M> {
         O::Output: Send + 'static,
         F: FnOnce(&M, I) -> O,
     {
-        let key = planner::key::<B, F>(place, state, tensors)?;
+        let key = B::key(place, std::any::type_name::<F>(), state, tensors)?;
         let settings = &self.shared.settings;
         let mut planner = lock(&self.shared.planner);
         if settings.trusts::<F>()
@@ -485,7 +521,7 @@ impl<M: Module> Rematerialize<M> {
             return Ok(entry);
         }
         let traced = crate::graph::trace::trace::<M, I, O, F>(&self.module, inputs, step)?;
-        planner.entry(settings, key, traced, state, tensors)
+        B::entry(&mut planner, settings, key, Untyped::of(traced), state, tensors)
     }
 }
 
@@ -500,6 +536,7 @@ impl<M> Deref for Rematerialize<M> {
 /// tensors lie, or by what the device's pools say after every step of the plan.
 struct Gauge<'a, B: Target> {
     device: &'a B::Device,
+    overseer: Option<Box<dyn Overseer>>,
     before: Option<Bytes>,
     most: Cell<Bytes>,
     reserved: Cell<Option<Bytes>>,
@@ -509,11 +546,24 @@ impl<'a, B: Target> Gauge<'a, B> {
     fn new(device: &'a B::Device) -> Self {
         let pools = B::usage(device).map(|usage| usage.in_use);
         let before = pools.or_else(|| B::watch(device));
-        Self { device, before, most: Cell::new(pools.unwrap_or_default()), reserved: Cell::new(None) }
+        let most = Cell::new(pools.unwrap_or_default());
+        Self { device, overseer: B::oversee(device), before, most, reserved: Cell::new(None) }
     }
 
+    /// After a step of the plan.
     fn sample(&self) {
-        if let Some(usage) = B::usage(self.device) {
+        if self.overseer.is_none() {
+            self.take(B::usage(self.device));
+        }
+    }
+
+    /// After the last.
+    fn end(&self) {
+        self.take(self.overseer.as_ref().map(|overseer| overseer.most()));
+    }
+
+    fn take(&self, usage: Option<Usage>) {
+        if let Some(usage) = usage {
             self.most.set(self.most.get().max(usage.in_use));
             self.reserved.set(self.reserved.get().max(Some(usage.reserved)));
         }

@@ -10,7 +10,8 @@ use burn::tensor::{Device, Tensor};
 use burn_ir::HandleKind;
 
 use super::binding::{self, Inputs, ModuleState};
-use super::planner::{self, Allowance, Template, template};
+use super::engine::Engine;
+use super::planner::{self, Allowance, Template, Untyped, template};
 use super::settings::Settings;
 use super::split::{apart, joined, microbatches};
 use super::{Rematerialize, Shared, StepReport, Trained, internal, lock, on_backend};
@@ -191,7 +192,7 @@ pub(super) struct Pipeline {
 }
 
 /// One kind of step, ready to run.
-struct Entry {
+pub(super) struct Entry {
     ends: Ends,
     plan: PipelinePlan,
     chunks: Vec<ChunkProgram>,
@@ -295,13 +296,13 @@ impl<M: Module> Rematerialize<M> {
             let state = self.state::<B>(true)?;
             let parts = microbatches(&inputs, pipeline.options.axis, pipeline.options.microbatches)?;
             let entry = self.pipeline_entry::<B, I, O, F>(pipeline, place, &state, &parts[0], step)?;
-            let devices = pipeline.devices.iter().map(device_on::<B>).collect::<Result<Vec<_>>>()?;
+            let devices = B::devices(&pipeline.devices)?;
             let module = binding::place::<B, M>(self.module, entry.homes::<B>(&devices))?;
             Ok(Self { module, shared: self.shared })
         })
     }
 
-    pub(super) fn step_pipelined<B: Target, I, O, F>(
+    pub(super) fn step_pipelined<B: Engine, I, O, F>(
         &self,
         pipeline: &Pipeline,
         place: &Location<'_>,
@@ -318,71 +319,30 @@ impl<M: Module> Rematerialize<M> {
         let start = Instant::now();
         let (options, count) = (&pipeline.options, pipeline.options.microbatches);
         let state = self.state::<B>(true)?;
-        let devices = pipeline.devices.iter().map(device_on::<B>).collect::<Result<Vec<_>>>()?;
         let parts = microbatches(&inputs, options.axis, count)?;
         let entry = self.pipeline_entry::<B, I, O, F>(pipeline, place, &state, &parts[0], step)?;
         *lock(&pipeline.latest) = Some(entry.clone());
-        let workers = pipeline.workers::<B>(devices.len())?;
-        let planned = start.elapsed();
-
-        let number = self.shared.steps.fetch_add(count as u64, std::sync::atomic::Ordering::Relaxed);
-        let (start, ends) = (Instant::now(), &entry.ends);
-        let resident = entry.resident(&state, &devices[0]);
         let inputs = parts.iter().map(Inputs::<B>::of).collect::<Result<Vec<_>>>()?;
-        let bind = |inputs: Inputs<B>| {
-            let named = ends.inputs.iter().zip(inputs.tensors);
-            named.filter_map(|(place, tensor)| Some(((*place)?, tensor.handle))).collect::<Vec<_>>()
-        };
-        let bindings: Vec<_> = inputs.into_iter().map(bind).collect();
-        let seed = options.settings.seed;
-        let batch = Batch {
-            resident: &resident,
-            microbatches: &bindings,
-            seed: &|m, op: OpId| seed_of(seed, number + m as u64, op),
-            handlers: &|| options.settings.handlers::<B>(),
-        };
-        let made = workers.run::<B>(&entry.plan.schedule, &entry.chunks, &devices, &batch, options.patience)?;
-        let ran = start.elapsed();
-        let report = entry.report(&made, &state, &options.settings);
-        let results = Results::new(&entry, made, &resident, &bindings);
-        let loss = ends.loss.ok_or_else(|| internal("the step has no loss"))?;
-        let mut losses = None;
-        for m in 0..count {
-            losses = Some(added::<B>(losses, results.of(m, loss)?)?);
-        }
-        let reduced = |sum: HandleKind<B>| match options.reduction {
-            Reduction::Mean => mean::<B>(sum, count),
-            Reduction::Sum => sum,
-        };
-        let outputs = ends.outputs.iter().map(|&v| {
-            let parts = (0..count).map(|m| results.of(m, v)).collect::<Result<Vec<_>>>()?;
-            joined::<B>(parts, options.axis)
-        });
-        let output = binding::rebuild(template(&entry.output)?, outputs.collect::<Result<Vec<_>>>()?)?;
-        let loss = binding::rebuild(template(&entry.loss)?, losses.map(reduced).into_iter().collect())?;
-        let grads = ends.gradients.iter().map(|&(index, v)| {
-            let (gradient, parameter) = (reduced(results.gradient(v, count)?), &state.tensors[index].handle);
-            at_home::<B>(gradient, &B::device_of(parameter))
-        });
-        let grads = binding::gradients::<B, M>(&self.module, &ends.gradients, grads.collect::<Result<Vec<_>>>()?)?;
-        let buffers = ends.buffers.iter().map(|&(index, new)| {
-            let (new, old) = (results.state(ends.module[index].1.unwrap_or(new))?, &state.tensors[index].handle);
-            at_home::<B>(new, &B::device_of(old))
-        });
-        binding::write_buffers::<B, M>(&self.module, &ends.buffers, buffers.collect::<Result<Vec<_>>>()?)?;
+        let planned = start.elapsed();
+        let ran = B::pipeline_run(&self.shared, pipeline, &entry, &state, inputs)?;
+        let output = binding::rebuild(template(&entry.output)?, ran.outputs)?;
+        let loss = binding::rebuild(template(&entry.loss)?, ran.loss.into_iter().collect())?;
+        let grads = binding::gradients::<B, M>(&self.module, &entry.ends.gradients, ran.gradients)?;
+        binding::write_buffers::<B, M>(&self.module, &entry.ends.buffers, ran.buffers)?;
+        let report = ran.report;
         let most = |peak: fn(&DeviceReport) -> Option<Bytes>| report.devices.iter().filter_map(peak).max();
         let step = StepReport {
             budget: entry.budget,
             planned_peak: most(|device| Some(device.planned_peak)).unwrap_or_default(),
             measured_peak: most(|device| device.measured_peak),
             reserved: None,
-            ran,
+            ran: ran.took,
             planned,
         };
         Ok(Trained { loss, output, grads, report: step, pipeline: Some(report) })
     }
 
-    fn pipeline_entry<B: Target, I, O, F>(
+    fn pipeline_entry<B: Engine, I, O, F>(
         &self,
         pipeline: &Pipeline,
         place: &Location<'_>,
@@ -397,59 +357,27 @@ impl<M: Module> Rematerialize<M> {
         O::Output: Send + 'static,
         F: FnOnce(&M, I) -> O,
     {
-        let settings = &self.shared.settings;
         // What a device gets of a microbatch lies plainly in memory.
         let part = apart::<B, I>(part.clone(), &state.device()?)?;
         let tensors = Inputs::<B>::of(&part)?.all_owned();
-        let key = planner::key::<B, F>(place, state, &tensors)?;
+        let key = B::key(place, std::any::type_name::<F>(), state, &tensors)?;
         let known = lock(&pipeline.entries).get(&key).cloned();
-        if let Some(entry) = known.as_ref().filter(|_| settings.trusts::<F>()) {
-            return Ok(entry.clone());
-        }
-        let traced = crate::graph::trace::trace_spread::<M, I, O, F>(&self.module, &part, step)?;
-        let mut program = traced.program;
-        program.take_over(planner::owned(&program.ends, &tensors));
-        let fingerprint = program.fingerprint();
-        if let Some(entry) = known.filter(|entry| entry.fingerprint == fingerprint) {
+        if let Some(entry) = known.filter(|_| self.shared.settings.trusts::<F>()) {
             return Ok(entry);
         }
-        let problem = lock(&self.shared.planner).problem(settings, &program, state, &tensors)?;
-        let allowance = Allowance::new::<B>(pipeline.budget, &problem, &state.device()?)?;
-        let options = &pipeline.options;
-        // Sums of bytes stay far from overflow.
-        let memory = allowance.for_plan.min(Bytes(u64::MAX >> 3));
-        let topology = match &options.topology {
-            None => Topology::equal(pipeline.devices.len(), memory),
-            Some(topology) => topology.clone().with_memory(memory),
-        };
-        let plan = joint::plan_pipeline(
-            &problem,
-            &topology,
-            &joint::Options {
-                microbatches: options.microbatches,
-                schedule: options.schedule.clone(),
-                chunks: options.chunks,
-                method: options.method,
-                replicas: options.replicas,
-                time_limit: options.time_limit,
-                ..joint::Options::default()
-            },
-        );
-        let plan = plan.map_err(|error| allowance.restate(error))?;
-        let chunks = plan.stages.iter().map(|stage| chunk(&program, stage)).collect::<Result<Vec<_>>>()?;
-        let entry = Arc::new(Entry {
-            ends: program.ends,
-            plan,
-            chunks,
-            budget: allowance.given,
-            fingerprint,
-            loss: Mutex::new(Box::new(traced.loss)),
-            output: Mutex::new(Box::new(traced.outputs)),
-        });
-        entry.refuse_shared_statistics()?;
-        lock(&pipeline.entries).insert(key, entry.clone());
-        Ok(entry)
+        let traced = crate::graph::trace::trace_spread::<M, I, O, F>(&self.module, &part, step)?;
+        B::pipeline_entry(&self.shared, pipeline, key, Untyped::of(traced), state, &tensors)
     }
+}
+
+/// What a pipelined step gives, in the order of the program's ends.
+pub(super) struct Ran<B: Target> {
+    loss: Option<HandleKind<B>>,
+    outputs: Vec<HandleKind<B>>,
+    gradients: Vec<HandleKind<B>>,
+    buffers: Vec<HandleKind<B>>,
+    report: PipelineReport,
+    took: Duration,
 }
 
 /// A result on the device of what it is for.
@@ -461,7 +389,7 @@ fn at_home<B: Target>(result: HandleKind<B>, home: &B::Device) -> Result<HandleK
 }
 
 /// A device of Burn's as the backend's.
-fn device_on<B: Target>(device: &Device) -> Result<B::Device> {
+pub(super) fn device_on<B: Target>(device: &Device) -> Result<B::Device> {
     let tensor = B::float_in(Tensor::<1>::zeros([1], device));
     tensor.map(|tensor| B::device_of(&tensor)).map_err(|why| Error::InvalidSetting {
         name: "devices".into(),
@@ -493,6 +421,121 @@ fn chunk(program: &Program, stage: &StagePlan) -> Result<ChunkProgram> {
 }
 
 impl Pipeline {
+    /// The entry for a freshly traced step: the one at hand if the step is the same in every scalar, or a new one.
+    pub(super) fn entry<B: Target>(
+        &self,
+        shared: &Shared,
+        key: Fingerprint,
+        traced: Untyped,
+        state: &ModuleState<B>,
+        tensors: &Inputs<B>,
+    ) -> Result<Arc<Entry>> {
+        let mut program = traced.program;
+        program.take_over(planner::owned(&program.ends, tensors));
+        let fingerprint = program.fingerprint();
+        let known = lock(&self.entries).get(&key).cloned();
+        if let Some(entry) = known.filter(|entry| entry.fingerprint == fingerprint) {
+            return Ok(entry);
+        }
+        let problem = lock(&shared.planner).problem(&shared.settings, &program, state, tensors)?;
+        let allowance = Allowance::new::<B>(self.budget, &problem, &state.device()?)?;
+        let options = &self.options;
+        // Sums of bytes stay far from overflow.
+        let memory = allowance.for_plan.min(Bytes(u64::MAX >> 3));
+        let topology = match &options.topology {
+            None => Topology::equal(self.devices.len(), memory),
+            Some(topology) => topology.clone().with_memory(memory),
+        };
+        let plan = joint::plan_pipeline(
+            &problem,
+            &topology,
+            &joint::Options {
+                microbatches: options.microbatches,
+                schedule: options.schedule.clone(),
+                chunks: options.chunks,
+                method: options.method,
+                replicas: options.replicas,
+                time_limit: options.time_limit,
+                ..joint::Options::default()
+            },
+        );
+        let plan = plan.map_err(|error| allowance.restate(error))?;
+        let chunks = plan.stages.iter().map(|stage| chunk(&program, stage)).collect::<Result<Vec<_>>>()?;
+        let entry = Arc::new(Entry {
+            ends: program.ends,
+            plan,
+            chunks,
+            budget: allowance.given,
+            fingerprint,
+            loss: traced.loss,
+            output: traced.output,
+        });
+        entry.refuse_shared_statistics()?;
+        lock(&self.entries).insert(key, entry.clone());
+        Ok(entry)
+    }
+
+    /// Run a step that is ready.
+    pub(super) fn run<B: Target>(
+        &self,
+        shared: &Shared,
+        entry: &Entry,
+        state: &ModuleState<B>,
+        inputs: Vec<Inputs<B>>,
+    ) -> Result<Ran<B>> {
+        let (options, count, ends) = (&self.options, self.options.microbatches, &entry.ends);
+        let devices = self.devices.iter().map(device_on::<B>).collect::<Result<Vec<_>>>()?;
+        let workers = self.workers::<B>(devices.len())?;
+        let number = shared.steps.fetch_add(count as u64, std::sync::atomic::Ordering::Relaxed);
+        let start = Instant::now();
+        let resident = entry.resident(state, &devices[0]);
+        let bind = |inputs: Inputs<B>| {
+            let named = ends.inputs.iter().zip(inputs.tensors);
+            named.filter_map(|(place, tensor)| Some(((*place)?, tensor.handle))).collect::<Vec<_>>()
+        };
+        let bindings: Vec<_> = inputs.into_iter().map(bind).collect();
+        let seed = options.settings.seed;
+        let batch = Batch {
+            resident: &resident,
+            microbatches: &bindings,
+            seed: &|m, op: OpId| seed_of(seed, number + m as u64, op),
+            handlers: &|| options.settings.handlers::<B>(),
+        };
+        let made = workers.run::<B>(&entry.plan.schedule, &entry.chunks, &devices, &batch, options.patience)?;
+        let took = start.elapsed();
+        let report = entry.report(&made, state, &options.settings);
+        let results = Results::new(entry, made, &resident, &bindings);
+        let loss = ends.loss.ok_or_else(|| internal("the step has no loss"))?;
+        let mut losses = None;
+        for m in 0..count {
+            losses = Some(added::<B>(losses, results.of(m, loss)?)?);
+        }
+        let reduced = |sum: HandleKind<B>| match options.reduction {
+            Reduction::Mean => mean::<B>(sum, count),
+            Reduction::Sum => sum,
+        };
+        let outputs = ends.outputs.iter().map(|&v| {
+            let parts = (0..count).map(|m| results.of(m, v)).collect::<Result<Vec<_>>>()?;
+            joined::<B>(parts, options.axis)
+        });
+        let gradients = ends.gradients.iter().map(|&(index, v)| {
+            let (gradient, parameter) = (reduced(results.gradient(v, count)?), &state.tensors[index].handle);
+            at_home::<B>(gradient, &B::device_of(parameter))
+        });
+        let buffers = ends.buffers.iter().map(|&(index, new)| {
+            let (new, old) = (results.state(ends.module[index].1.unwrap_or(new))?, &state.tensors[index].handle);
+            at_home::<B>(new, &B::device_of(old))
+        });
+        Ok(Ran {
+            loss: losses.map(reduced),
+            outputs: outputs.collect::<Result<Vec<_>>>()?,
+            gradients: gradients.collect::<Result<Vec<_>>>()?,
+            buffers: buffers.collect::<Result<Vec<_>>>()?,
+            report,
+            took,
+        })
+    }
+
     fn workers<B: Target>(&self, devices: usize) -> Result<&Workers> {
         if let Some(workers) = self.workers.get() {
             return Ok(workers);

@@ -19,7 +19,7 @@ use crate::entity::ValueId;
 use crate::error::{Error, Result};
 use crate::graph::trace::{Ends, Program, StepOutput, Tensors, Traced};
 use crate::graph::{Fingerprint, Fnv, Graph};
-use crate::plan::{Plan, Step, simulate};
+use crate::plan::{Plan, Step, queue_ends, simulate};
 use crate::runtime::{Executable, OpProbe, Target, seed_of};
 use crate::solver;
 use crate::units::{Budget, Bytes};
@@ -33,6 +33,8 @@ pub(super) struct Entry {
     pub budget: Bytes,
     /// The plan's peak, live views counted.
     pub planned_peak: Bytes,
+    /// The most that is in host memory at once.
+    host_peak: Bytes,
     /// Name of the program with its scalars.
     fingerprint: Fingerprint,
     executable: Executable,
@@ -47,6 +49,25 @@ pub(super) type Template = Mutex<Box<dyn Any + Send>>;
 pub(super) fn template<T: Tensors + 'static>(it: &Template) -> Result<T> {
     let template = lock(it).downcast_ref::<T>().cloned();
     template.ok_or_else(|| internal("a step at the same place returned another type"))
+}
+
+/// A traced step without the types of its results.
+pub(super) struct Untyped {
+    pub program: Program,
+    pub loss: Template,
+    pub output: Template,
+}
+
+impl Untyped {
+    pub(super) fn of<O>(traced: Traced<O>) -> Self
+    where
+        O: StepOutput,
+        O::Loss: Send + 'static,
+        O::Output: Send + 'static,
+    {
+        let Traced { program, loss, outputs } = traced;
+        Self { program, loss: Mutex::new(Box::new(loss)), output: Mutex::new(Box::new(outputs)) }
+    }
 }
 
 impl Entry {
@@ -84,6 +105,7 @@ impl Entry {
         observe: &mut dyn FnMut(usize),
     ) -> Result<Vec<HandleKind<B>>> {
         let (ends, device) = (&self.ends, state.device()?);
+        room_on_host(self.host_peak)?;
         let mut bindings = Vec::new();
         for ((_, place), tensor) in ends.module.iter().zip(&state.tensors) {
             bindings.extend(place.map(|v| (v, tensor.handle.clone())));
@@ -97,6 +119,16 @@ impl Entry {
         let seed = |op| seed_of(settings.seed, number, op);
         self.executable.run::<B>(&device, settings.handlers::<B>(), bindings, seed, &self.results, observe)
     }
+}
+
+/// Whether the host has memory for what a step moves there: better told before the step than in it.
+fn room_on_host(bytes: Bytes) -> Result<()> {
+    let mut room: Vec<u8> = Vec::new();
+    let wanted = usize::try_from(bytes.get()).unwrap_or(usize::MAX);
+    room.try_reserve_exact(wanted).map_err(|_| Error::InvalidSetting {
+        name: "host_memory".into(),
+        why: format!("the plan moves up to {bytes} to this machine's memory at once, which has no room for that"),
+    })
 }
 
 /// What a plan made ready keeps in memory (measured: about a kilobyte an op), and what the
@@ -227,8 +259,9 @@ pub(super) struct Planner {
 }
 
 /// What a plan is looked up by: where the step is called, with which closure, on what.
-pub(super) fn key<B: Target, F>(
+pub(super) fn key<B: Target>(
     place: &Location<'_>,
+    closure: &str,
     state: &ModuleState<B>,
     inputs: &Inputs<B>,
 ) -> Result<Fingerprint> {
@@ -237,7 +270,7 @@ pub(super) fn key<B: Target, F>(
     hash.text(place.file());
     hash.word(u64::from(place.line()));
     hash.word(u64::from(place.column()));
-    hash.text(std::any::type_name::<F>());
+    hash.text(closure);
     let mut tensors = |tensors: &[Bound<B>]| {
         hash.word(tensors.len() as u64);
         for tensor in tensors {
@@ -281,19 +314,14 @@ impl Planner {
     /// The entry for a freshly traced step: the one at hand if the step is the same in every
     /// scalar, a new one with the same plan if only scalars or constants differ, and a new plan
     /// otherwise.
-    pub(super) fn entry<B: Target, O>(
+    pub(super) fn entry<B: Target>(
         &mut self,
         settings: &Settings,
         key: Fingerprint,
-        traced: Traced<O>,
+        traced: Untyped,
         state: &ModuleState<B>,
         inputs: &Inputs<B>,
-    ) -> Result<Arc<Entry>>
-    where
-        O: StepOutput,
-        O::Loss: Send + 'static,
-        O::Output: Send + 'static,
-    {
+    ) -> Result<Arc<Entry>> {
         let mut program = traced.program;
         program.take_over(owned(&program.ends, inputs));
         let fingerprint = program.fingerprint();
@@ -314,18 +342,22 @@ impl Planner {
             Some(entry) if entry.plan.belongs_to(&problem.graph).is_ok() => entry.plan.clone(),
             _ => Self::plan(settings, &problem, &budget)?,
         };
-        check::check(&problem, &plan)?;
-        let executable = Executable::new(&program, &plan.steps)?;
+        let host_peak = check::check(&problem, &plan)?.host_peak;
+        let mut executable = Executable::new(&program, &plan.steps)?;
+        if B::QUEUES {
+            executable = executable.emptying_queue_before(&queue_ends(&problem, &plan.steps, plan.budget)?);
+        }
         let entry = Arc::new(Entry {
             planned_peak: peak_with_handles::<B>(&problem, &plan.steps)?,
             results: program.results(),
             ends: program.ends,
             budget: budget.given.max(plan.budget),
             plan,
+            host_peak,
             fingerprint,
             executable,
-            loss: Mutex::new(Box::new(traced.loss)),
-            output: Mutex::new(Box::new(traced.outputs)),
+            loss: traced.loss,
+            output: traced.output,
         });
         self.entries.insert(key, entry.clone());
         Ok(entry)
@@ -501,5 +533,18 @@ impl Progress {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_without_room_is_told_before_the_step() {
+        assert!(room_on_host(Bytes::ZERO).is_ok());
+        assert!(room_on_host(Bytes(1 << 20)).is_ok());
+        let error = room_on_host(Bytes(u64::MAX)).unwrap_err().to_string();
+        assert!(error.contains("host_memory") && error.contains("no room"), "{error}");
     }
 }

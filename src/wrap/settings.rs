@@ -50,6 +50,7 @@ pub struct Settings {
     pub(super) retrace: Retrace,
     pub(super) replan_on_oom: bool,
     pub(super) quiet: bool,
+    pub(super) fusion: bool,
     custom_ops: CustomOps<Flex>,
     #[cfg(feature = "cubecl")]
     cube_custom_ops: CustomOps<CubeBackend>,
@@ -73,6 +74,7 @@ impl Settings {
             retrace: Retrace::default(),
             replan_on_oom: false,
             quiet: false,
+            fusion: true,
             custom_ops: Arc::new(|_| {}),
             #[cfg(feature = "cubecl")]
             cube_custom_ops: Arc::new(|_| {}),
@@ -163,6 +165,15 @@ impl Settings {
     /// Default: no.
     pub fn quiet(mut self, quiet: bool) -> Self {
         self.quiet = quiet;
+        self
+    }
+
+    /// Whether operations are fused on devices on which Burn's own are (CubeCL devices, with feature `fusion`). Default: yes, for
+    /// speed. In a fused kernel a multiplication and an addition may be one operation with one rounding, and which
+    /// operations share a kernel depends on the plan: results may differ from plain Burn's in the last bits then. Without fusion
+    /// they are the same whatever the plan. Pipelines run without.
+    pub fn fusion(mut self, fuse: bool) -> Self {
+        self.fusion = fuse;
         self
     }
 

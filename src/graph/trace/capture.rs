@@ -220,7 +220,7 @@ impl SurveyVisitor {
     /// The earlier tensor that shares this one's leaf, if there is one.
     fn leaf<const D: usize>(&mut self, tensor: Tensor<D>) -> Option<usize> {
         #[cfg(feature = "cubecl")]
-        let on_cube = tensor.clone().try_into_primitive::<Autodiff<burn_cubecl::CubeBackend>>().ok().map(|t| t.id());
+        let on_cube = tensor.clone().try_into_primitive::<Autodiff<burn_cubecl::Cube>>().ok().map(|t| t.id());
         #[cfg(not(feature = "cubecl"))]
         let on_cube = None;
         let node = on_cube.or_else(|| Some(tensor.try_into_primitive::<Autodiff<Flex>>().ok()?.id()))?;

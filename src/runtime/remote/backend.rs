@@ -12,8 +12,8 @@ use burn_backend::ops::{BoolTensorOps, FloatTensorOps, IntTensorOps, QTensorOps}
 use burn_backend::{Backend, DType, Shape, TensorData, TensorMetadata};
 use burn_flex::Flex;
 use burn_ir::{CustomOpIr, HandleKind, OperationIr, RandomOpIr, TensorId, TensorIr, TensorStatus};
-use burn_remote::{RemoteBackend, RemoteChannel, RemoteDevice, RouterClient};
-use burn_router::{RouterChannel, RouterTensor, get_client};
+use burn_remote::{RemoteChannel, RemoteDevice, RouterClient};
+use burn_router::{BackendRouter, RouterChannel, RouterTensor, get_client};
 use burn_std::reader::try_read_sync;
 
 use super::hosted::{self, DRAW, LOOK};
@@ -22,19 +22,26 @@ use super::wire::{Answer, Question};
 use crate::cost::{Link as HostLink, OpCost};
 use crate::error::Error;
 use crate::graph::trace::SetIr;
-use crate::runtime::target::{Interpreter, Seen, Target, Usage, handle_of, through_dispatch};
+#[cfg(feature = "fusion")]
+use crate::runtime::fused::through_queue as through_remote_dispatch;
+#[cfg(not(feature = "fusion"))]
+use crate::runtime::target::through_dispatch as through_remote_dispatch;
+use crate::runtime::target::{Interpreter, Seen, Target, Usage, handle_of};
 use crate::units::Bytes;
+
+/// Burn's remote backend without the queue that its feature `fusion` puts before it.
+pub type Router = BackendRouter<RemoteChannel>;
 
 type Client = <RemoteChannel as RouterChannel>::Client;
 type Remote = RouterTensor<Client>;
 
-fn tensor(handle: &HandleKind<RemoteBackend>) -> &Remote {
+fn tensor(handle: &HandleKind<Router>) -> &Remote {
     match handle {
         HandleKind::Float(t) | HandleKind::Int(t) | HandleKind::Bool(t) | HandleKind::Quantized(t) => t,
     }
 }
 
-fn into_tensor(handle: HandleKind<RemoteBackend>) -> Remote {
+fn into_tensor(handle: HandleKind<Router>) -> Remote {
     match handle {
         HandleKind::Float(t) | HandleKind::Int(t) | HandleKind::Bool(t) | HandleKind::Quantized(t) => t,
     }
@@ -57,12 +64,12 @@ impl Sender {
     }
 }
 
-impl Interpreter<RemoteBackend> for Sender {
+impl Interpreter<Router> for Sender {
     fn new(device: &RemoteDevice, (): ()) -> Self {
         Self { client: get_client::<RemoteChannel>(device), held: BTreeMap::new() }
     }
 
-    fn bind(&mut self, id: TensorId, tensor: HandleKind<RemoteBackend>) {
+    fn bind(&mut self, id: TensorId, tensor: HandleKind<Router>) {
         self.held.insert(id, into_tensor(tensor));
     }
 
@@ -115,30 +122,30 @@ impl Interpreter<RemoteBackend> for Sender {
         Ok(())
     }
 
-    fn lend(&mut self, tensor: &TensorIr) -> HandleKind<RemoteBackend> {
+    fn lend(&mut self, tensor: &TensorIr) -> HandleKind<Router> {
         let held = self.held.get(&tensor.id).unwrap_or_else(|| panic!("a tensor asked for is gone")).clone();
         handle_of!(tensor.dtype, held)
     }
 }
 
 /// Data of a tensor, waited for.
-fn read(handle: HandleKind<RemoteBackend>) -> Result<TensorData, String> {
+fn read(handle: HandleKind<Router>) -> Result<TensorData, String> {
     let data = match handle {
-        HandleKind::Float(t) => try_read_sync(RemoteBackend::float_into_data(t)),
-        HandleKind::Int(t) => try_read_sync(RemoteBackend::int_into_data(t)),
-        HandleKind::Bool(t) => try_read_sync(RemoteBackend::bool_into_data(t)),
-        HandleKind::Quantized(t) => try_read_sync(RemoteBackend::q_into_data(t)),
+        HandleKind::Float(t) => try_read_sync(Router::float_into_data(t)),
+        HandleKind::Int(t) => try_read_sync(Router::int_into_data(t)),
+        HandleKind::Bool(t) => try_read_sync(Router::bool_into_data(t)),
+        HandleKind::Quantized(t) => try_read_sync(Router::q_into_data(t)),
     };
     data.ok_or("this platform cannot wait for a device")?.map_err(|e| e.to_string())
 }
 
-impl Target for RemoteBackend {
+impl Target for Router {
     type Host = TensorData;
     // The worker's are there.
     type Handlers = ();
     type Interpreter = Sender;
 
-    through_dispatch!();
+    through_remote_dispatch!();
 
     fn form(handle: &HandleKind<Self>) -> (Shape, DType) {
         let tensor = tensor(handle);
@@ -186,8 +193,8 @@ impl Target for RemoteBackend {
         read(handle)
     }
 
-    fn from_host(host: TensorData, device: &RemoteDevice) -> HandleKind<Self> {
-        Self::of_data(host, device)
+    fn from_host(host: TensorData, device: &RemoteDevice) -> Result<HandleKind<Self>, String> {
+        Ok(Self::of_data(host, device))
     }
 
     /// Tensors lie in the worker's host memory; this process's is on the other side of a network.

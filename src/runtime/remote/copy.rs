@@ -2,8 +2,8 @@
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
-use burn_remote::RemoteBackend;
 
+use super::backend::Router;
 use super::remote_of;
 use crate::error::{Error, Result};
 use crate::graph::trace::{TensorMapper, Tensors, panic_message, quietly};
@@ -46,7 +46,7 @@ impl Copier<'_> {
         }
         // Sent is not yet there.
         if let Some(remote) = remote_of(self.device) {
-            RemoteBackend::finish(&remote).map_err(|why| failed(self.device, why))?;
+            Router::finish(&remote).map_err(|why| failed(self.device, why))?;
         }
         Ok(copied)
     }
@@ -74,7 +74,7 @@ impl Copier<'_> {
 }
 
 fn failed(device: &Device, why: String) -> Error {
-    let lost = remote_of(device).and_then(|remote| RemoteBackend::lost(&remote));
+    let lost = remote_of(device).and_then(|remote| Router::lost(&remote));
     lost.unwrap_or_else(|| Error::Execution { at: "copying a tensor".into(), why })
 }
 

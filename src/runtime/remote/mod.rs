@@ -59,6 +59,8 @@ use burn::remote::RemoteHost;
 use burn::tensor::Device;
 use burn_remote::RemoteDevice;
 
+#[doc(hidden)]
+pub use backend::Router;
 pub use copy::{copy, copy_module};
 pub use serve::Server;
 

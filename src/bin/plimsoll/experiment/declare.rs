@@ -11,7 +11,7 @@ use toml::{Spanned, Value};
 use super::grid::{Case, Cell, Kind, Measure};
 use crate::hash::Hash;
 use crate::input;
-use crate::worker::Variant;
+use crate::worker::{How, Variant};
 
 /// The file. Anything else in it is an error that says where.
 #[derive(Deserialize)]
@@ -104,7 +104,7 @@ impl Reader<'_> {
         let budgets = self.each(&declared.budgets, |text| {
             let budget: Budget = text.parse()?;
             // As variants are written, so that `2GiB` and its bytes are one cell.
-            Ok(Variant::Budget(budget, "auto".into()).to_string())
+            Ok(Variant::Budget(budget, "auto".into(), How::default()).to_string())
         })?;
         let time_limit = declared.time_limit.as_ref().map_or(Ok(10.0), |limit| {
             let seconds = *limit.get_ref();

@@ -11,7 +11,7 @@ use plimsoll::{Bytes, Error, Result};
 use serde::{Deserialize, Serialize};
 
 pub use train::draws;
-pub use variant::Variant;
+pub use variant::{How, Variant};
 
 use crate::output::{self, Failure};
 
@@ -79,8 +79,8 @@ pub struct Ran {
     /// Of each measured step: forward, backward, and reading the loss.
     pub step_ns: Vec<u64>,
     /// The most bytes held, from before the model was made to the last update, planning and
-    /// warm-up included: of the heap on the CPU, of the device's pools elsewhere, where only planned
-    /// steps tell.
+    /// warm-up included: of the heap on the CPU, of the device's pools elsewhere, where without
+    /// feature `fusion` only planned steps tell.
     pub peak: Option<u64>,
     /// The loss of every step, warm-up included: its bits.
     pub losses: Vec<String>,

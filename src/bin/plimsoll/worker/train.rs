@@ -116,6 +116,8 @@ impl Run<'_> {
         let mut batches = Draw::new(self.task.data_seed);
         let mut optimizer = AdamWConfig::new().init();
         let (mut ran, mut reports) = (Ran::default(), Vec::new());
+        #[cfg(feature = "fusion")]
+        let pools = plimsoll::runtime::watch(self.device);
         let mut peak = Bytes::ZERO;
         for number in 0..self.task.warmup + self.task.steps {
             let inputs = batch(batches.number(), self.device);
@@ -144,6 +146,11 @@ impl Run<'_> {
             "flex" => Some(peak.get()),
             _ => reports.iter().filter_map(|r| r.measured_peak).max().map(Bytes::get),
         };
+        #[cfg(feature = "fusion")]
+        {
+            let seen = pools.map(|pools| pools.most().in_use.get());
+            ran.peak = ran.peak.max(seen);
+        }
         Ok((ran, model, reports))
     }
 }

@@ -1,0 +1,318 @@
+//! Operations that Burn fuses before a device runs them: [`Fusion`] around CubeCL's backend.
+//!
+//! Fusion puts operations, and drops, into a queue and runs blocks of them once it knows that no more can be
+//! fused. So a buffer lives on after the plan has dropped it for as long as the drop waits; the executor empties the queue where
+//! that would not fit ([`crate::plan::queue_ends`]).
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use burn::tensor::{Bool, Int, Tensor};
+use burn_backend::ops::{BoolTensorOps, FloatTensorOps, IntTensorOps};
+use burn_backend::{DType, Shape, TensorData, TensorMetadata};
+use burn_cubecl::{CubeBackend, CubeDevice};
+use burn_fusion::observer::{BlockOperations, FusionObservation, FusionObserver};
+use burn_fusion::stream::StreamId;
+use burn_fusion::{Fusion, FusionBackend, FusionTensor, NoOp, get_client};
+use burn_ir::{HandleKind, InitOperationIr, OperationIr, OperationOutput, RandomOpIr, TensorId, TensorIr};
+use burn_router::{CustomOpRegistry, TensorInterpreter};
+
+use super::random;
+use super::target::{Interpreter, Overseer, Seen, Target, Usage, handle_of, through_dispatch};
+use crate::cost::{Link, OpCost};
+use crate::units::Bytes;
+
+/// CubeCL's backend with its operations fused.
+pub type Fused = Fusion<CubeBackend>;
+
+type Queued<B> = FusionTensor<<B as FusionBackend>::FusionRuntime>;
+
+/// A tensor as fusion's queue has them.
+pub(super) fn queued<B: FusionBackend>(handle: B::Handle, shape: Shape, dtype: DType, device: &B::Device) -> Queued<B> {
+    let client = get_client::<B>(device);
+    let made = InitOperationIr::create(shape, dtype, || client.register_tensor_handle(handle));
+    client.register(StreamId::current(), OperationIr::Init(made), NoOp::<B>::new()).output()
+}
+
+/// Tensors in and out through Burn's dispatch, for a backend that it has within [`Fusion`]: what waits in the queue is done
+/// before a tensor comes out of it.
+macro_rules! through_queue {
+    () => {
+        fn float_in<const D: usize>(tensor: Tensor<D>) -> Result<HandleKind<Self>, String> {
+            let queued = tensor.without_autodiff().try_into_primitive::<burn_fusion::Fusion<Self>>();
+            let queued = queued.map_err(|e| format!("{e:?}"))?;
+            Ok(HandleKind::Float(queued.client.clone().resolve_tensor_float::<Self>(queued)))
+        }
+        fn int_in<const D: usize>(tensor: Tensor<D, Int>) -> Result<HandleKind<Self>, String> {
+            let queued = tensor.without_autodiff().try_into_primitive::<burn_fusion::Fusion<Self>>();
+            let queued = queued.map_err(|e| format!("{e:?}"))?;
+            Ok(HandleKind::Int(queued.client.clone().resolve_tensor_int::<Self>(queued)))
+        }
+        fn bool_in<const D: usize>(tensor: Tensor<D, Bool>) -> Result<HandleKind<Self>, String> {
+            let queued = tensor.without_autodiff().try_into_primitive::<burn_fusion::Fusion<Self>>();
+            let queued = queued.map_err(|e| format!("{e:?}"))?;
+            Ok(HandleKind::Bool(queued.client.clone().resolve_tensor_bool::<Self>(queued)))
+        }
+        fn float_out<const D: usize>(handle: HandleKind<Self>) -> Option<Tensor<D>> {
+            let ((shape, dtype), device) = (Self::form(&handle), Self::device_of(&handle));
+            let HandleKind::Float(tensor) = handle else { return None };
+            let handle = <Self as burn_ir::BackendIr>::float_tensor_handle(tensor);
+            let queued = crate::runtime::fused::queued::<Self>(handle, shape, dtype, &device);
+            Some(Tensor::from_primitive::<burn_fusion::Fusion<Self>>(queued))
+        }
+        fn int_out<const D: usize>(handle: HandleKind<Self>) -> Option<Tensor<D, Int>> {
+            let ((shape, dtype), device) = (Self::form(&handle), Self::device_of(&handle));
+            let HandleKind::Int(tensor) = handle else { return None };
+            let handle = <Self as burn_ir::BackendIr>::int_tensor_handle(tensor);
+            let queued = crate::runtime::fused::queued::<Self>(handle, shape, dtype, &device);
+            Some(Tensor::from_primitive::<burn_fusion::Fusion<Self>>(queued))
+        }
+        fn bool_out<const D: usize>(handle: HandleKind<Self>) -> Option<Tensor<D, Bool>> {
+            let ((shape, dtype), device) = (Self::form(&handle), Self::device_of(&handle));
+            let HandleKind::Bool(tensor) = handle else { return None };
+            let handle = <Self as burn_ir::BackendIr>::bool_tensor_handle(tensor);
+            let queued = crate::runtime::fused::queued::<Self>(handle, shape, dtype, &device);
+            Some(Tensor::from_primitive::<burn_fusion::Fusion<Self>>(queued))
+        }
+    };
+}
+pub(super) use through_queue;
+
+fn tensor(handle: &HandleKind<Fused>) -> &Queued<CubeBackend> {
+    match handle {
+        HandleKind::Float(t) | HandleKind::Int(t) | HandleKind::Bool(t) | HandleKind::Quantized(t) => t,
+    }
+}
+
+/// A tensor as the device has it, once what waits in the queue is done.
+fn resolved(handle: HandleKind<Fused>) -> Result<HandleKind<CubeBackend>, String> {
+    Ok(match handle {
+        HandleKind::Float(t) => HandleKind::Float(t.client.clone().resolve_tensor_float::<CubeBackend>(t)),
+        HandleKind::Int(t) => HandleKind::Int(t.client.clone().resolve_tensor_int::<CubeBackend>(t)),
+        HandleKind::Bool(t) => HandleKind::Bool(t.client.clone().resolve_tensor_bool::<CubeBackend>(t)),
+        HandleKind::Quantized(_) => return Err("a quantized tensor".into()),
+    })
+}
+
+/// A tensor of the device's in the queue.
+fn in_queue(handle: HandleKind<CubeBackend>) -> Result<HandleKind<Fused>, String> {
+    use burn_ir::BackendIr;
+    let ((shape, dtype), device) = (CubeBackend::form(&handle), CubeBackend::device_of(&handle));
+    let handle = match handle {
+        HandleKind::Float(t) => CubeBackend::float_tensor_handle(t),
+        HandleKind::Int(t) => CubeBackend::int_tensor_handle(t),
+        HandleKind::Bool(t) => CubeBackend::bool_tensor_handle(t),
+        HandleKind::Quantized(_) => return Err("a quantized tensor".into()),
+    };
+    Ok(handle_of!(dtype, queued::<CubeBackend>(handle, shape, dtype, &device)))
+}
+
+/// Hands operations to fusion's queue, but for custom ones: those are run by the device's own handlers.
+pub struct Filler {
+    queue: TensorInterpreter<Fused>,
+    device: CubeDevice,
+    handlers: CustomOpRegistry<CubeBackend>,
+}
+
+impl Filler {
+    fn custom(&mut self, op: OperationIr) -> Result<(), String> {
+        let mut device = TensorInterpreter::<CubeBackend>::with_custom_ops(self.device.clone(), self.handlers.clone());
+        let mut bound = HashSet::new();
+        for input in op.inputs().filter(|input| bound.insert(input.id)) {
+            device.register_tensor_to_device(input.id, resolved(self.queue.get_tensor(input))?);
+        }
+        let outputs: Vec<TensorIr> = op.outputs().cloned().collect();
+        device.register_op(op);
+        for output in outputs {
+            let made = device.get_tensor(&TensorIr { status: burn_ir::TensorStatus::ReadWrite, ..output.clone() });
+            self.queue.register_tensor_to_device(output.id, in_queue(made)?);
+        }
+        Ok(())
+    }
+}
+
+impl Interpreter<Fused> for Filler {
+    fn new(device: &CubeDevice, handlers: CustomOpRegistry<CubeBackend>) -> Self {
+        Self { queue: TensorInterpreter::new(device.clone()), device: device.clone(), handlers }
+    }
+
+    fn bind(&mut self, id: TensorId, tensor: HandleKind<Fused>) {
+        self.queue.register_tensor_to_device(id, tensor);
+    }
+
+    fn run(&mut self, op: OperationIr) {
+        match op {
+            // Backends end ops that fail with a panic; so does this.
+            OperationIr::Custom(_) => self.custom(op).unwrap_or_else(|why| panic!("{why}")),
+            op => self.queue.register_op(op),
+        }
+    }
+
+    fn draw(&mut self, op: &RandomOpIr, seed: u64) -> Result<(), String> {
+        self.queue.register_tensor_data_id(op.out.id, random::draw(op, seed)?);
+        Ok(())
+    }
+
+    fn lend(&mut self, tensor: &TensorIr) -> HandleKind<Fused> {
+        self.queue.get_tensor(tensor)
+    }
+}
+
+/// Looks at a device's pools whenever fusion runs a block of operations.
+///
+/// Between two looks a block makes its outputs and then frees what it drops: what stays of its outputs is
+/// added to what was in use before it.
+struct Watcher {
+    device: CubeDevice,
+    most: AtomicU64,
+    reserved: AtomicU64,
+}
+
+impl Watcher {
+    fn look(&self, made: u64) {
+        if let Some(usage) = CubeBackend::usage(&self.device) {
+            self.most.fetch_max(usage.in_use.get() + made, Ordering::Relaxed);
+            self.reserved.fetch_max(usage.reserved.get(), Ordering::Relaxed);
+        }
+    }
+}
+
+impl FusionObserver for Watcher {
+    fn registered(&self, _: &OperationIr) {}
+
+    fn block_starts(&self, block: BlockOperations<'_>) {
+        let works = block.iter().filter(|op| !matches!(op, OperationIr::Drop(_))).count();
+        // One alone may work in place, and what it reads is still there when it has run.
+        let made = if works > 1 { stays(block) } else { 0 };
+        self.look(made);
+    }
+
+    fn block_ran(&self) {
+        self.look(0);
+    }
+}
+
+/// Bytes of what a block makes and does not drop again.
+fn stays(block: BlockOperations<'_>) -> u64 {
+    let dropped: HashSet<TensorId> = block
+        .iter()
+        .flat_map(|op| match op {
+            OperationIr::Drop(tensor) => vec![tensor.id],
+            op => op.inputs().filter(|t| t.status == burn_ir::TensorStatus::ReadWrite).map(|t| t.id).collect(),
+        })
+        .collect();
+    let made = block.iter().filter(|op| !matches!(op, OperationIr::Drop(_))).flat_map(OperationIr::outputs);
+    let stays = made.filter(|t| !dropped.contains(&t.id));
+    stays.map(|t| (t.shape.num_elements() * t.dtype.size()) as u64).sum()
+}
+
+/// Watches while it lives.
+struct Watch {
+    watcher: Arc<Watcher>,
+    _observation: FusionObservation,
+}
+
+impl Overseer for Watch {
+    fn most(&self) -> Usage {
+        let most = |bytes: &AtomicU64| Bytes(bytes.load(Ordering::Relaxed));
+        Usage { in_use: most(&self.watcher.most), reserved: most(&self.watcher.reserved) }
+    }
+}
+
+/// Watches what a CubeCL device's pools hold for as long as the result lives, plain Burn's work too; `None` for any other
+/// device. Operations that are not [fused](crate::Settings::fusion) are not seen.
+pub fn watch(device: &burn::tensor::Device) -> Option<Box<dyn Overseer>> {
+    match device.clone().inner().as_dispatch() {
+        burn::backend::DispatchDevice::Cube(device) => Fused::oversee(device),
+        _ => None,
+    }
+}
+
+impl Target for Fused {
+    type Host = <CubeBackend as Target>::Host;
+    type Handlers = CustomOpRegistry<CubeBackend>;
+    type Interpreter = Filler;
+
+    through_dispatch!();
+
+    fn form(handle: &HandleKind<Self>) -> (Shape, DType) {
+        let tensor = tensor(handle);
+        (tensor.shape(), tensor.dtype)
+    }
+
+    fn device_of(handle: &HandleKind<Self>) -> CubeDevice {
+        tensor(handle).device()
+    }
+
+    fn look(tensors: &[HandleKind<Self>]) -> Result<Vec<Seen>, String> {
+        let there = tensors.iter().map(|tensor| resolved(tensor.clone())).collect::<Result<Vec<_>, _>>()?;
+        CubeBackend::look(&there)
+    }
+
+    fn of_data(data: TensorData, device: &CubeDevice) -> HandleKind<Self> {
+        match data.dtype() {
+            d if d.is_float() => HandleKind::Float(Self::float_from_data(data, device)),
+            d if d.is_bool() => HandleKind::Bool(Self::bool_from_data(data, device)),
+            _ => HandleKind::Int(Self::int_from_data(data, device)),
+        }
+    }
+
+    fn to_host(handle: HandleKind<Self>) -> Result<Self::Host, String> {
+        CubeBackend::to_host(resolved(handle)?)
+    }
+
+    fn arrived(host: &mut Self::Host) -> Result<(), String> {
+        CubeBackend::arrived(host)
+    }
+
+    fn from_host(host: Self::Host, device: &CubeDevice) -> Result<HandleKind<Self>, String> {
+        in_queue(CubeBackend::from_host(host, device)?)
+    }
+
+    fn link(device: &CubeDevice) -> Option<Link> {
+        CubeBackend::link(device)
+    }
+
+    fn custom_ops() -> CustomOpRegistry<CubeBackend> {
+        CubeBackend::custom_ops()
+    }
+
+    /// What an op costs by itself: what it would in a block with others is not known before there is a plan.
+    fn measure(
+        device: &CubeDevice,
+        handlers: &CustomOpRegistry<CubeBackend>,
+        op: &OperationIr,
+        layouts: &[&str],
+    ) -> Result<OpCost, String> {
+        CubeBackend::measure(device, handlers, op, layouts)
+    }
+
+    const QUEUES: bool = true;
+
+    fn empty_queue(device: &CubeDevice) -> Result<(), String> {
+        get_client::<CubeBackend>(device).try_sync(|| ()).map_err(|e| format!("{e:?}"))
+    }
+
+    fn finish(device: &CubeDevice) -> Result<(), String> {
+        Self::empty_queue(device)
+    }
+
+    fn usage(device: &CubeDevice) -> Option<Usage> {
+        CubeBackend::usage(device)
+    }
+
+    fn oversee(device: &CubeDevice) -> Option<Box<dyn Overseer>> {
+        let watcher = Arc::new(Watcher { device: device.clone(), most: 0.into(), reserved: 0.into() });
+        watcher.look(0);
+        Some(Box::new(Watch { _observation: FusionObservation::new(watcher.clone()), watcher }))
+    }
+
+    fn describe(device: &CubeDevice) -> String {
+        CubeBackend::describe(device)
+    }
+
+    const TENSOR_BYTES: Bytes = CubeBackend::TENSOR_BYTES;
+    const VIEW_BYTES: Bytes = CubeBackend::VIEW_BYTES;
+    const ENTRY_BYTES: Bytes = CubeBackend::ENTRY_BYTES;
+}
