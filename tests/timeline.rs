@@ -1,7 +1,8 @@
 //! The simulator against timelines drawn by hand.
 
+use plimsoll::Bytes;
 use plimsoll::cost::Problem;
-use plimsoll::plan::{Lane, Step, Timeline, simulate};
+use plimsoll::plan::{Lane, Step, Timeline, queue_ends, simulate};
 
 /// A device whose links move one byte per nanosecond to the host and half a byte back. Ops: `A`
 /// makes v1 (100 B) from the resident v0, `B` makes v2 (100 B), `C` reads both, `D` makes v4.
@@ -153,4 +154,115 @@ fn no_link_no_copy() {
     let steps: Vec<Step> = serde_json::from_str(r#"[{"compute":0},{"offload":1}]"#).unwrap();
     let message = simulate(&without, &steps).unwrap_err().to_string();
     assert_eq!(message, "invalid problem: step 1: the device has no device-to-host link (its bandwidth is 0)");
+}
+
+/// Where a queue is emptied: by hand, and that it is enough whatever the queue does.
+#[test]
+fn a_queue_is_emptied_where_drops_must_make_room() {
+    let steps: Vec<Step> = serde_json::from_str(
+        r#"[{"compute":0},{"compute":1},{"compute":2},{"drop":2},{"compute":3,"inplace":[[0,0]]}]"#,
+    )
+    .unwrap();
+    let ends = |limit| queue_ends(&problem(), &steps, Bytes(limit)).unwrap();
+    // 10 + 100, + 100 and 7, + 20; v2 goes; D takes v1 over and needs 3 beside it. With v2 still there and a buffer of its own
+    // for v4 that is 333.
+    assert_eq!(ends(333), [0usize; 0]);
+    assert_eq!(ends(332), [4]);
+    assert_eq!(ends(230), [4]);
+}
+
+#[cfg(feature = "fuzzing")]
+mod queues {
+    use plimsoll::Bytes;
+    use plimsoll::cost::Problem;
+    use plimsoll::entity::ValueId;
+    use plimsoll::plan::{Step, queue_ends};
+
+    /// Buffers, counted by another hand: who lives in each, and its size.
+    #[derive(Default)]
+    struct Buffers(Vec<(Vec<ValueId>, u64)>);
+
+    impl Buffers {
+        fn bytes(&self) -> u64 {
+            self.0.iter().map(|buffer| buffer.1).sum()
+        }
+
+        fn leave(&mut self, v: ValueId) {
+            self.0.iter_mut().for_each(|buffer| buffer.0.retain(|&u| u != v));
+            self.0.retain(|buffer| !buffer.0.is_empty());
+        }
+
+        /// The buffer that a value joins, or the size of a new one.
+        fn enter(&mut self, problem: &Problem, v: ValueId) -> u64 {
+            let values = problem.graph.values();
+            let (storage, shares) = (values[v].storage, values[v].alias_of.is_some());
+            let home =
+                self.0.iter().position(|buffer| shares && buffer.0.iter().any(|&u| values[u].storage == storage));
+            match home {
+                Some(at) => {
+                    self.0[at].0.push(v);
+                    0
+                }
+                None => {
+                    let bytes = problem.graph.storages()[storage].bytes.get();
+                    self.0.push((vec![v], bytes));
+                    bytes
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_waits_in_a_queue_never_exceeds_the_limit() {
+        let (mut emptied, mut in_place) = (0, 0);
+        for seed in 0..300 {
+            let problem = match seed % 2 {
+                0 => plimsoll::fuzz::layered(seed, 6, 4),
+                _ => plimsoll::fuzz::problem(seed, plimsoll::fuzz::Shape::all(12)),
+            };
+            let (_, baseline) = plimsoll::solver::baseline(&problem);
+            let options = plimsoll::solver::Options { node_limit: Some(50), ..Default::default() };
+            let budget = Bytes(baseline.peak.get() * 7 / 10);
+            let Ok(plan) = plimsoll::solver::plan(&problem, budget, "evict", &options) else { continue };
+            let ends = queue_ends(&problem, &plan.steps, budget).unwrap();
+            assert!(ends.windows(2).all(|w| w[0] < w[1]));
+            assert!(queue_ends(&problem, &plan.steps, Bytes(u64::MAX)).unwrap().is_empty());
+            emptied += ends.len();
+            let mut buffers = Buffers::default();
+            for (v, _) in problem.graph.values().iter().filter(|(_, value)| value.resident) {
+                buffers.enter(&problem, v);
+            }
+            // What there was when the queue was empty, and all that was made since, in place or not: an op that is alone in it
+            // does as it should.
+            let (mut worst, mut waiting) = (buffers.bytes(), 0);
+            for (index, step) in plan.steps.iter().enumerate() {
+                if ends.binary_search(&index).is_ok() {
+                    (worst, waiting) = (buffers.bytes(), 0);
+                }
+                match step {
+                    Step::Compute { op, inplace } => {
+                        let op = &problem.graph.ops()[*op];
+                        in_place += inplace.len();
+                        for (k, &v) in op.outputs.iter().enumerate() {
+                            match inplace.iter().find(|pair| pair.1 == k) {
+                                None => worst += buffers.enter(&problem, v),
+                                Some(&(a, _)) => {
+                                    let input = op.inputs[a];
+                                    let at = buffers.0.iter().position(|buffer| buffer.0.contains(&input)).unwrap();
+                                    worst += buffers.0[at].1;
+                                    buffers.0[at].0.push(v);
+                                }
+                            }
+                        }
+                        inplace.iter().for_each(|&(a, _)| buffers.leave(op.inputs[a]));
+                    }
+                    Step::Drop(v) => buffers.leave(*v),
+                    other => panic!("{other:?}"),
+                }
+                waiting += 1;
+                assert!(waiting == 1 || worst <= budget.get(), "{seed}, step {index}: {worst} of {budget}");
+            }
+        }
+        assert!(emptied > 500 && in_place > 10, "{emptied} {in_place}");
+    }
 }

@@ -74,7 +74,7 @@ pub fn simulate(problem: &Problem, steps: &[Step]) -> Result<Timeline> {
 }
 
 /// Before which steps a device that queues what is asked of it, drops too, must have emptied its queue for the
-/// steps to stay within `limit` whatever it does when: ascending, as few as that takes.
+/// steps to stay within `limit` whatever it does when: ascending.
 ///
 /// Work in a queue may be done all at once (fused into one kernel, for example): then nothing that is dropped or
 /// taken over in it makes room in it. An op that is alone in its queue does as the plan says.

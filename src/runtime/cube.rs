@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use burn::tensor::{Bool, Int, Tensor};
 use burn_backend::ops::{BoolTensorOps, FloatTensorOps, IntTensorOps};
 use burn_backend::{Backend, DType, Shape, TensorData, TensorMetadata};
-use burn_cubecl::cubecl::{MemoryScope, MemoryUsage};
 use burn_cubecl::cubecl::client::Client;
 use burn_cubecl::cubecl::server::{CopyDescriptor, ServerError};
+use burn_cubecl::cubecl::{MemoryScope, MemoryUsage};
 use burn_cubecl::kernel::into_contiguous_aligned;
 use burn_cubecl::{CubeBackend, CubeDevice, tensor::CubeTensor};
 use burn_ir::{HandleKind, OperationIr};
@@ -153,6 +153,12 @@ impl Target for CubeBackend {
         Ok(handle_of!(dtype, tensor))
     }
 
+    fn sound(handles: &[HandleKind<Self>]) -> Result<(), String> {
+        let Some(first) = handles.first() else { return Ok(()) };
+        let checked = tensor(first).client.check(handles.iter().map(|handle| &tensor(handle).handle));
+        checked.map_err(|e| e.to_string())
+    }
+
     fn link(device: &CubeDevice) -> Option<Link> {
         let (mut there, mut back) = (Vec::new(), Vec::new());
         for _ in 0..5 {
@@ -173,7 +179,8 @@ impl Target for CubeBackend {
     /// Of tensors: buffers that the runtime reads through are the host's, and those that pass numbers to kernels its own.
     fn usage(device: &CubeDevice) -> Option<Usage> {
         let streams = device.client().memory_report(MemoryScope::Device).streams;
-        let usage = streams.iter().map(|stream| stream.pools.usage()).fold(MemoryUsage::default(), |all, one| all.combine(one));
+        let usage =
+            streams.iter().map(|stream| stream.pools.usage()).fold(MemoryUsage::default(), |all, one| all.combine(one));
         let in_use = Bytes(usage.bytes_in_use + usage.bytes_padding);
         Some(Usage { in_use, reserved: Bytes(usage.bytes_reserved) })
     }

@@ -155,7 +155,9 @@ impl Executable {
         let mut frame = self.begin(device, handlers, bindings);
         while self.advance(device, &mut frame, &seed, observe)?.is_some() {}
         let outputs = self.fetch(device, &mut frame, wanted)?;
-        B::finish(device).map_err(|why| self.failed::<B>(device, self.instructions.len(), why))?;
+        let end = |why| self.failed::<B>(device, self.instructions.len(), why);
+        B::finish(device).map_err(end)?;
+        quietly(|| B::sound(&outputs)).unwrap_or_else(|panic| Err(panic_message(&*panic))).map_err(end)?;
         Ok(outputs)
     }
 

@@ -103,6 +103,7 @@ impl<B: Local> Bench<'_, B> {
             })
             .collect::<Option<Vec<_>>>()
             .ok_or("a quantized output")?;
+        B::sound(&outputs)?;
         // Bookkeeping of the interpreter and of tensors is a few hundred bytes, not workspace.
         let workspace = peak.saturating_sub(after.max(before));
         let workspace = if workspace.get() < 1024 || !B::IN_HEAP { Bytes::ZERO } else { workspace };

@@ -186,6 +186,14 @@ pub trait Target: Backend + Debug {
         op: &OperationIr,
         layouts: &[&str],
     ) -> Result<OpCost, String>;
+    /// Whether what tensors hold can be trusted, as far as that is known without waiting for the device: backends that do
+    /// their work behind the program's back mark what a failed operation should have written.
+    ///
+    /// # Errors
+    /// Why not.
+    fn sound(_: &[HandleKind<Self>]) -> Result<(), String> {
+        Ok(())
+    }
     /// End a step: with an error where work that was begun cannot have been done.
     ///
     /// # Errors
