@@ -130,6 +130,7 @@ fn train(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         vocab: corpus.vocab,
         dropout: 0.0,
         tied: false,
+        ..GptConfig::default()
     };
     config.validate()?;
     let devices = devices(options)?;

@@ -138,6 +138,7 @@ fn train(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         vocab: corpus.vocab,
         dropout: options.dropout,
         tied: options.tied,
+        ..GptConfig::default()
     };
     config.validate()?;
     let plain = match options.compare {

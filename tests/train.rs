@@ -120,6 +120,39 @@ fn dropout_draws_the_same_however_often_it_is_computed() {
     }
 }
 
+/// Activations in 16 bits, parameters and their gradients in 32: planned by their bytes, the same bits, less memory.
+#[test]
+fn mixed_precision_trains_identically() {
+    let _alone = alone();
+    let (_, full, _) = planned("gpt", &small("gpt"), 2, settings(Budget::Unlimited)).unwrap();
+    for half in ["bf16", "f16"] {
+        for model in [small("gpt").set(half, true), small("gpt").set(half, true).set("tied", true)] {
+            let (want, plain_peak) = plain("gpt", &model, 3);
+            for budget in [Budget::Unlimited, Budget::percent(60.0)] {
+                let (got, measured, plan) = planned("gpt", &model, 3, settings(budget)).unwrap();
+                println!("{half} {budget}: overhead {:.4}", plan.predicted.overhead);
+                assert_same(half, budget, &want, &got);
+                assert_within(half, budget, &measured);
+                let most = measured.iter().map(|m| m.report.measured_peak.unwrap().get()).max().unwrap();
+                assert!(most <= plain_peak + SLACK, "{half} at {budget}: {most}, plain Burn {plain_peak}");
+                assert!(measured[0].report.planned_peak < full[0].report.planned_peak);
+            }
+            let floats = |data: &burn::tensor::TensorData| data.dtype() == burn::tensor::DType::F32;
+            assert!(want[0].gradients.iter().flatten().all(floats) && want[0].state.iter().all(floats));
+        }
+    }
+    let problem = problem_of("gpt", Some("1e12,1e12"));
+    let halved = plimsoll::Rematerialize::wrap(
+        zoo::gpt::GptConfig::tiny().bf16(true).init(&burn::tensor::Device::flex().autodiff()),
+        Budget::Unlimited,
+    );
+    let inputs = zoo::gpt::GptConfig::tiny().data(0, &burn::tensor::Device::flex().autodiff());
+    let roofline = Roofline::new(1e12, 1e12).unwrap();
+    let halved = halved.problem_on(&roofline, inputs, |m: &zoo::gpt::Gpt, (tokens, targets)| m.loss(tokens, targets)).unwrap();
+    let casts = |problem: &Problem| problem.graph.ops().values().filter(|op| op.kind.contains("Cast")).count();
+    assert!(casts(&halved) > casts(&problem) + 10, "conversions are ops");
+}
+
 #[test]
 fn two_steps_draw_different_masks() {
     let _alone = alone();

@@ -206,6 +206,8 @@ fn options_of_models_work() {
     let options = [
         ("gpt", "tied=true"),
         ("gpt", "dropout=0.1"),
+        ("gpt", "bf16=true"),
+        ("gpt", "f16=true"),
         ("vit", "dropout=0.1"),
         ("seq2seq", "dropout=0.1"),
         ("dropout", "dropout=0.5"),

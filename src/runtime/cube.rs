@@ -38,6 +38,8 @@ fn tensor(handle: &HandleKind<CubeBackend>) -> &CubeTensor {
 /// Streams that copies to host memory and back are made on, beside those of threads, which are numbered from zero.
 const OUTWARD: StreamId = StreamId { value: u64::MAX };
 const INWARD: StreamId = StreamId { value: u64::MAX - 1 };
+/// The stream that ops are run on to see what they allocate.
+const MEASURED: StreamId = StreamId { value: u64::MAX - 2 };
 
 /// Bytes written only to be newer than all that was written before.
 const MARK: usize = 16;
@@ -253,6 +255,24 @@ impl Local for CubeBackend {
     fn settle(device: &CubeDevice) {
         // What went wrong shows where results are read.
         let _ = Self::sync(device);
+    }
+
+    /// By the buffers that are made for it, each of just its size, on a stream that has none yet. One that is freed serves what
+    /// comes after it only if that has the same size, so this is the peak or somewhat more.
+    fn allocated(device: &CubeDevice, work: &mut (dyn FnMut() + Send)) -> Option<Bytes> {
+        let client = device.client();
+        let held = || {
+            let streams = client.memory_report(MemoryScope::CurrentStream).streams;
+            streams.iter().map(|stream| stream.pools.persistent.usage.bytes_reserved).sum::<u64>()
+        };
+        MEASURED.executes(|| {
+            Self::memory_cleanup(device);
+            let before = held();
+            Self::memory_persistent_allocations(device, work, |work| work());
+            let made = held().saturating_sub(before);
+            Self::settle(device);
+            Some(Bytes(made))
+        })
     }
 
     const IN_HEAP: bool = false;

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use burn_ir::{FloatOperationIr, HandleKind, NumericOperationIr, OperationIr, RandomOpIr};
-use burn_ir::{TensorId, TensorIr, TensorStatus};
+use burn_ir::{HandleKind, OperationIr, TensorId, TensorIr, TensorStatus};
 
+use super::random::random_op;
 use super::target::{Interpreter, Target};
 use crate::entity::{Entity, EntityMap, OpId, ValueId};
 use crate::error::{Error, Result};
@@ -289,15 +289,5 @@ impl Executable {
             Some(Instruction::Prefetch(v)) => format!("step {index}, prefetch {v}"),
             Some(Instruction::Pause(marker)) => format!("step {index}, {marker:?}"),
         }
-    }
-}
-
-/// The op as a random one, if it is.
-fn random_op(op: &OperationIr) -> Option<&RandomOpIr> {
-    match op {
-        OperationIr::Float(_, FloatOperationIr::Random(random))
-        | OperationIr::NumericFloat(_, NumericOperationIr::IntRandom(random))
-        | OperationIr::NumericInt(_, NumericOperationIr::IntRandom(random)) => Some(random),
-        _ => None,
     }
 }

@@ -270,6 +270,11 @@ impl Target for Fused {
         in_queue(CubeBackend::from_host(host, device)?)
     }
 
+    fn sound(handles: &[HandleKind<Self>]) -> Result<(), String> {
+        let there = handles.iter().map(|handle| resolved(handle.clone())).collect::<Result<Vec<_>, _>>()?;
+        CubeBackend::sound(&there)
+    }
+
     fn link(device: &CubeDevice) -> Option<Link> {
         CubeBackend::link(device)
     }

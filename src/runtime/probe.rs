@@ -7,7 +7,7 @@
 use burn_ir::{HandleKind, OperationIr, TensorId, TensorIr, TensorStatus};
 use burn_router::{CustomOpRegistry, TensorInterpreter};
 
-use super::random;
+use super::random::{self, random_op};
 use super::target::{Clock, Local, Place, Target};
 use crate::alloc;
 use crate::cost::OpCost;
@@ -46,6 +46,14 @@ struct Run<B: Local> {
     outputs: Vec<HandleKind<B>>,
 }
 
+/// An op and what it reads.
+struct Laid<B: Local> {
+    interpreter: TensorInterpreter<B>,
+    ready: OperationIr,
+    /// Where its inputs lie.
+    places: Vec<Place>,
+}
+
 /// One op of a backend of this process, to be run by itself.
 struct Bench<'a, B: Local> {
     device: &'a B::Device,
@@ -55,15 +63,9 @@ struct Bench<'a, B: Local> {
 }
 
 impl<B: Local> Bench<'_, B> {
-    /// Run the op once on stand-ins; input number `given_away` is the backend's to overwrite.
-    fn run(&self, fill: f64, given_away: Option<usize>) -> Result<Run<B>, String> {
+    /// Stand-ins for the inputs, and the op ready to run on them; input number `given_away` is the backend's to overwrite.
+    fn laid_out(&self, fill: f64, given_away: Option<usize>) -> Result<Laid<B>, String> {
         let ir = self.op;
-        if let OperationIr::Float(_, burn_ir::FloatOperationIr::Random(r))
-        | OperationIr::NumericFloat(_, burn_ir::NumericOperationIr::IntRandom(r))
-        | OperationIr::NumericInt(_, burn_ir::NumericOperationIr::IntRandom(r)) = ir
-        {
-            return self.run_random(r);
-        }
         let mut interpreter = TensorInterpreter::<B>::with_custom_ops(self.device.clone(), self.handlers.clone());
         let mut places: Vec<Place> = Vec::new();
         let mut seen: Vec<TensorId> = Vec::new();
@@ -88,6 +90,16 @@ impl<B: Local> Bench<'_, B> {
             _ if Some(t.id) == taken => TensorStatus::ReadWrite,
             _ => TensorStatus::ReadOnly,
         }));
+        Ok(Laid { interpreter, ready, places })
+    }
+
+    /// Run the op once on stand-ins; input number `given_away` is the backend's to overwrite.
+    fn run(&self, fill: f64, given_away: Option<usize>) -> Result<Run<B>, String> {
+        let ir = self.op;
+        if let Some(r) = random_op(ir) {
+            return self.run_random(r);
+        }
+        let Laid { mut interpreter, ready, places } = self.laid_out(fill, given_away)?;
         let clock = Clock::start::<B>(self.device);
         alloc::start_watch();
         let before = alloc::live();
@@ -108,6 +120,19 @@ impl<B: Local> Bench<'_, B> {
         let workspace = peak.saturating_sub(after.max(before));
         let workspace = if workspace.get() < 1024 || !B::IN_HEAP { Bytes::ZERO } else { workspace };
         Ok(Run { time, workspace, inputs: places, outputs })
+    }
+
+    /// What the op allocates, its outputs among it, where the backend tells.
+    fn allocates(&self, fill: f64) -> Result<Option<Bytes>, String> {
+        if random_op(self.op).is_some() {
+            return Ok(None);
+        }
+        let Laid { mut interpreter, ready, .. } = self.laid_out(fill, None)?;
+        let mut ready = Some(ready);
+        quietly(|| {
+            B::allocated(self.device, &mut || ready.take().into_iter().for_each(|op| interpreter.register_op(op)))
+        })
+        .map_err(|panic| panic_message(&*panic))
     }
 
     fn run_random(&self, op: &burn_ir::RandomOpIr) -> Result<Run<B>, String> {
@@ -176,6 +201,12 @@ pub(super) fn measure_op<B: Local>(
     let first_inputs = first.inputs.clone();
     let output_bytes: Vec<Bytes> = first.outputs.iter().map(B::buffer_bytes).collect();
     drop(first);
+    if let Some(all) = bench.allocates(fill)? {
+        let own = output_bytes.iter().zip(&views).filter(|(_, view)| view.is_none()).map(|(&bytes, _)| bytes).sum();
+        // Padding of outputs is no workspace, but a buffer of its own is one of at least that.
+        let beside = all.saturating_sub(own);
+        workspace = if beside.get() < 1024 { Bytes::ZERO } else { beside };
+    }
 
     // How much workspace an op takes depends on how many threads happen to share it, so ops that
     // take any are run more often.

@@ -7,7 +7,7 @@
 //! different ones, and nothing else in the process is touched.
 
 use burn_backend::{DType, TensorData};
-use burn_ir::RandomOpIr;
+use burn_ir::{FloatOperationIr, NumericOperationIr, OperationIr, RandomOpIr};
 use burn_std::rand::{SeedableRng, StdRng};
 use burn_std::{bf16, f16};
 
@@ -54,6 +54,16 @@ pub(crate) fn draw(op: &RandomOpIr, seed: u64) -> Result<TensorData, String> {
         DType::U32 => u32,
         DType::U16 => u16,
         DType::U8 => u8,
+    }
+}
+
+/// The op as a random one, if it is.
+pub fn random_op(op: &OperationIr) -> Option<&RandomOpIr> {
+    match op {
+        OperationIr::Float(_, FloatOperationIr::Random(random))
+        | OperationIr::NumericFloat(_, NumericOperationIr::IntRandom(random))
+        | OperationIr::NumericInt(_, NumericOperationIr::IntRandom(random)) => Some(random),
+        _ => None,
     }
 }
 

@@ -278,6 +278,11 @@ pub trait Local: Target<Handlers = CustomOpRegistry<Self>> + BackendIr {
     fn wake(device: &Self::Device);
     /// Wait until all that was begun is done.
     fn settle(device: &Self::Device);
+    /// Do work, and say how much it allocates from beginning to end, what it frees again counted too; `None`, and nothing is
+    /// done, where the counting allocator says more.
+    fn allocated(_: &Self::Device, _: &mut (dyn FnMut() + Send)) -> Option<Bytes> {
+        None
+    }
     /// Whether tensors lie in the process's heap, where the counting allocator sees them.
     const IN_HEAP: bool;
 }

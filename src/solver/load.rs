@@ -77,6 +77,7 @@ impl Load {
     }
 
     /// Whether an item may be taken over.
+    #[cfg(feature = "highs")]
     pub fn may_go(&self, item: u32) -> bool {
         self.pairs.iter().any(|pair| pair.read == item)
     }
