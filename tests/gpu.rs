@@ -7,7 +7,6 @@ mod common;
 
 use std::time::Duration;
 
-use burn::optim::GradientsParams;
 use burn::tensor::Device;
 use common::{Bits, Measured, Plain, Planned, alone, settings, small};
 use plimsoll::cost::{Link, Profile};
@@ -103,26 +102,6 @@ impl Bed<'_> {
     }
 }
 
-/// One step of plain Burn on the CPU, from the values that the device's generator drew.
-struct OnCpu;
-
-impl ZooVisitor for OnCpu {
-    type Output = Bits;
-    fn visit<M: ZooModel>(
-        self,
-        _: &'static str,
-        model: M,
-        batch: impl Fn(u64, &Device) -> M::Inputs + Send + Sync + 'static,
-    ) -> Bits {
-        let device = Device::flex().autodiff();
-        let model = model.fork(&device);
-        let loss = model.batch_loss(batch(0, &device));
-        let gradients = GradientsParams::from_grads(loss.backward(), &model);
-        let gradients = common::gradients_of(&model, &gradients);
-        Bits { loss: loss.into_data(), gradients, state: Vec::new() }
-    }
-}
-
 /// Every model at half of what keeping everything takes (or the least that will do, where that is more) and at the least: with and
 /// without fusion, with and without offloading.
 #[test]
@@ -140,15 +119,11 @@ fn zoo_models_train_identically_on_the_device() {
         let kept = |fusion| bed.planned(Budget::Unlimited, fusion, false).unwrap();
         let (exact, _, _) = kept(false);
         bed.fast_link();
-        let cpu = zoo::with_model(name, &small(name), &device, 7, OnCpu).unwrap();
-        println!("{name}: from the CPU's {:.1e}", distance(&cpu, &exact[0]));
         if cfg!(feature = "fusion") {
+            // What is fused is Burn's choice; that a plan makes no more of a difference than that is ours.
+            println!("{name}: plain Burn, fused, from what is not fused: {:.1e}", distance(&exact[0], &plain[0]));
             let (fused, _, _) = kept(true);
-            let (to_fused, to_plain) = (distance(&exact[0], &fused[0]), distance(&exact[0], &plain[0]));
-            let from_cpu = distance(&cpu, &plain[0]);
-            println!("{name}: to fused {to_fused:.1e}, to plain {to_plain:.1e}, plain from the CPU's {from_cpu:.1e}");
-            assert!(to_plain <= FUSED, "{name}: plain Burn, fused");
-            assert!(to_fused <= FUSED, "{name}: all kept, fused");
+            assert!(distance(&plain[0], &fused[0]) <= FUSED, "{name}: all kept, fused");
         } else {
             assert_same(name, &plain, &exact);
         }
@@ -161,9 +136,10 @@ fn zoo_models_train_identically_on_the_device() {
                         Err(Error::Infeasible { .. }) if budget != least => continue,
                         ran => ran.unwrap_or_else(|error| panic!("{at}: {error}")),
                     };
-                    if fusion && cfg!(feature = "fusion") {
-                        println!("{at}: {:.1e}", distance(&exact[0], &got[0]));
-                        assert!(distance(&exact[0], &got[0]) <= FUSED, "{at}");
+                    // What may move tensors to the host is not fused.
+                    if fusion && !host && cfg!(feature = "fusion") {
+                        println!("{at}: {:.1e}", distance(&plain[0], &got[0]));
+                        assert!(distance(&plain[0], &got[0]) <= FUSED, "{at}");
                     } else {
                         assert_same(&at, &exact, &got);
                     }
@@ -181,11 +157,13 @@ fn offloaded_activations_come_back_as_they_were() {
         let bed = Bed { name, device: &device, costs: tempfile::tempdir().unwrap() };
         let (want, _, _) = bed.planned(Budget::Unlimited, false, false).unwrap();
         bed.fast_link();
-        let (got, measured, plan) = bed.planned(Budget::percent(75.0), false, true).unwrap();
-        let moved = plan.steps.iter().filter(|step| matches!(step, Step::Offload(_))).count();
-        println!("{name}: {moved} tensors are moved; {:?}", measured[1].report);
-        assert!(moved > 0, "{name}: nothing is moved");
-        assert_same(name, &want, &got);
+        for fusion in [false, true] {
+            let (got, measured, plan) = bed.planned(Budget::percent(75.0), fusion, true).unwrap();
+            let moved = plan.steps.iter().filter(|step| matches!(step, Step::Offload(_))).count();
+            println!("{name}: {moved} tensors are moved; {:?}", measured[1].report);
+            assert!(moved > 0, "{name}: nothing is moved");
+            assert_same(name, &want, &got);
+        }
     }
 }
 

@@ -148,7 +148,8 @@ fn mixed_precision_trains_identically() {
     );
     let inputs = zoo::gpt::GptConfig::tiny().data(0, &burn::tensor::Device::flex().autodiff());
     let roofline = Roofline::new(1e12, 1e12).unwrap();
-    let halved = halved.problem_on(&roofline, inputs, |m: &zoo::gpt::Gpt, (tokens, targets)| m.loss(tokens, targets)).unwrap();
+    let halved =
+        halved.problem_on(&roofline, inputs, |m: &zoo::gpt::Gpt, (tokens, targets)| m.loss(tokens, targets)).unwrap();
     let casts = |problem: &Problem| problem.graph.ops().values().filter(|op| op.kind.contains("Cast")).count();
     assert!(casts(&halved) > casts(&problem) + 10, "conversions are ops");
 }

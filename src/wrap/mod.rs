@@ -489,7 +489,8 @@ impl<M: Module> Rematerialize<M> {
 
     /// Whether its operations are fused, where Burn fuses them.
     fn fuses(&self) -> bool {
-        self.shared.settings.fusion && self.shared.pipeline.is_none()
+        let settings = &self.shared.settings;
+        settings.fusion && settings.host_memory == Bytes::ZERO && self.shared.pipeline.is_none()
     }
 
     fn state<B: Engine>(&self, trains: bool) -> Result<ModuleState<B>> {

@@ -171,7 +171,7 @@ impl Settings {
     /// Whether operations are fused on devices on which Burn's own are (CubeCL devices, with feature `fusion`). Default: yes, for
     /// speed. In a fused kernel a multiplication and an addition may be one operation with one rounding, and which
     /// operations share a kernel depends on the plan: results may differ from plain Burn's in the last bits then. Without fusion
-    /// they are the same whatever the plan. Pipelines run without.
+    /// they are the same whatever the plan. Pipelines, and steps that may move tensors to the [host](Self::host_memory), run without.
     pub fn fusion(mut self, fuse: bool) -> Self {
         self.fusion = fuse;
         self
