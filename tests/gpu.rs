@@ -113,7 +113,7 @@ fn zoo_models_train_identically_on_the_device() {
     let _alone = alone();
     let Some(device) = device() else { return };
     // All take a quarter of an hour; those that differ most from each other are always looked at.
-    let only = std::env::var("PLIMSOLL_MODELS").unwrap_or_else(|_| "frozen,gpt,resnet,fno".into());
+    let only = std::env::var("PLIMSOLL_MODELS").unwrap_or_else(|_| "frozen,gpt,resnet,fno,buffers".into());
     let all: Vec<&str> = zoo::models().iter().map(|spec| spec.name).collect();
     let only = if only == "all" { all } else { only.split(',').collect() };
     for name in only {

@@ -95,6 +95,10 @@ fn resolved(handle: HandleKind<Fused>) -> Result<HandleKind<CubeBackend>, String
     })
 }
 
+fn all_resolved(handles: &[HandleKind<Fused>]) -> Result<Vec<HandleKind<CubeBackend>>, String> {
+    handles.iter().map(|handle| resolved(handle.clone())).collect()
+}
+
 /// A tensor of the device's in the queue.
 fn in_queue(handle: HandleKind<CubeBackend>) -> Result<HandleKind<Fused>, String> {
     use burn_ir::BackendIr;
@@ -246,8 +250,7 @@ impl Target for Fused {
     }
 
     fn look(tensors: &[HandleKind<Self>]) -> Result<Vec<Seen>, String> {
-        let there = tensors.iter().map(|tensor| resolved(tensor.clone())).collect::<Result<Vec<_>, _>>()?;
-        CubeBackend::look(&there)
+        CubeBackend::look(&all_resolved(tensors)?)
     }
 
     fn of_data(data: TensorData, device: &CubeDevice) -> HandleKind<Self> {
@@ -271,8 +274,7 @@ impl Target for Fused {
     }
 
     fn sound(handles: &[HandleKind<Self>]) -> Result<(), String> {
-        let there = handles.iter().map(|handle| resolved(handle.clone())).collect::<Result<Vec<_>, _>>()?;
-        CubeBackend::sound(&there)
+        CubeBackend::sound(&all_resolved(handles)?)
     }
 
     fn link(device: &CubeDevice) -> Option<Link> {
