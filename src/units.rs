@@ -88,6 +88,17 @@ impl Nanos {
     }
 }
 
+impl Bytes {
+    /// How long it takes to move them at so many bytes in a second, rounded up; no time where that is 0, for no limit.
+    pub fn moved_at(self, bytes_per_s: u64) -> Nanos {
+        if bytes_per_s == 0 {
+            return Nanos::ZERO;
+        }
+        let nanos = (u128::from(self.0) * 1_000_000_000).div_ceil(u128::from(bytes_per_s));
+        Nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+}
+
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];

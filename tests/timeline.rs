@@ -2,7 +2,8 @@
 
 use plimsoll::Bytes;
 use plimsoll::cost::Problem;
-use plimsoll::plan::{Lane, Step, Timeline, queue_ends, simulate};
+use plimsoll::entity::{Entity, OpId};
+use plimsoll::plan::{Lane, Step, Timeline, early, queue_ends, simulate};
 
 /// A device whose links move one byte per nanosecond to the host and half a byte back. Ops: `A`
 /// makes v1 (100 B) from the resident v0, `B` makes v2 (100 B), `C` reads both, `D` makes v4.
@@ -163,12 +164,128 @@ fn a_queue_is_emptied_where_drops_must_make_room() {
         r#"[{"compute":0},{"compute":1},{"compute":2},{"drop":2},{"compute":3,"inplace":[[0,0]]}]"#,
     )
     .unwrap();
-    let ends = |limit| queue_ends(&problem(), &steps, Bytes(limit)).unwrap();
+    let ends = |limit| queue_ends(&problem(), &steps, Bytes(limit), &|_| false).unwrap();
     // 10 + 100, + 100 and 7, + 20; v2 goes; D takes v1 over and needs 3 beside it. With v2 still there and a buffer of its own
     // for v4 that is 333.
     assert_eq!(ends(333), [0usize; 0]);
     assert_eq!(ends(332), [4]);
     assert_eq!(ends(230), [4]);
+}
+
+/// What does not wait in the queue is there while an op that does has its workspace.
+#[test]
+fn what_does_not_wait_needs_room_beside_all_that_does() {
+    let text = r#"{"format":"plimsoll.problem","version":1,"values":[{"bytes":10},{"bytes":10},{"bytes":100}],
+        "ops":[{"kind":"W","time":1,"workspace":500,"inputs":[0],"outputs":[1]},
+               {"kind":"L","time":1,"inputs":[],"outputs":[2]}],
+        "resident":[0],"outputs":[1,2]}"#;
+    let problem = Problem::from_json(text, "by hand").unwrap();
+    let steps = [OpId::from_index(0), OpId::from_index(1)].map(Step::compute);
+    let ends = |limit, jumps: bool| queue_ends(&problem, &steps, Bytes(limit), &|op| jumps && op.index() == 1).unwrap();
+    assert_eq!((ends(520, false), ends(520, true)), (vec![], vec![1]));
+    assert_eq!((ends(619, true), ends(620, true)), (vec![1], vec![]));
+}
+
+/// Layers that read what the one before made and a weight that an op before them brings, of the times and sizes given: `(copy
+/// time, op time, weight bytes)`.
+fn layers(of: &[(u64, u64, u64)]) -> Problem {
+    let (mut values, mut ops) = (vec![r#"{"bytes":10}"#.to_owned()], Vec::new());
+    for (k, &(copy, time, bytes)) in of.iter().enumerate() {
+        let (weight, made) = (2 * k + 1, 2 * k + 2);
+        values.push(format!(r#"{{"bytes":{bytes}}}"#));
+        values.push(r#"{"bytes":10}"#.to_owned());
+        ops.push(format!(r#"{{"kind":"load","time":{copy},"inputs":[],"outputs":[{weight}]}}"#));
+        ops.push(format!(
+            r#"{{"kind":"layer","time":{time},"workspace":5,"inputs":[{},{weight}],"outputs":[{made}]}}"#,
+            if k == 0 { 0 } else { 2 * k }
+        ));
+    }
+    let text = format!(
+        r#"{{"format":"plimsoll.problem","version":1,"values":[{}],"ops":[{}],"resident":[0],"outputs":[{}]}}"#,
+        values.join(","),
+        ops.join(","),
+        2 * of.len()
+    );
+    Problem::from_json(&text, "layers").unwrap()
+}
+
+fn loads(op: OpId) -> bool {
+    op.index() % 2 == 0
+}
+
+/// The end of `steps` where copies are made beside the computing, one after another, and computing waits for what it reads.
+fn beside(problem: &Problem, steps: &[Step]) -> u64 {
+    let (mut now, mut lane, mut there) = (0, 0, std::collections::BTreeMap::new());
+    for step in steps {
+        let Step::Compute { op, .. } = step else { continue };
+        let (time, of) = (problem.costs.time[*op].get(), &problem.graph.ops()[*op]);
+        if loads(*op) {
+            lane = lane.max(now) + time;
+            there.insert(of.outputs[0], lane);
+        } else {
+            now = of.inputs.iter().filter_map(|v| there.get(v)).fold(now, |now, &at| now.max(at)) + time;
+        }
+    }
+    now
+}
+
+fn order(steps: &[Step]) -> Vec<usize> {
+    let computed =
+        steps.iter().filter_map(|step| if let Step::Compute { op, .. } = step { Some(op.index()) } else { None });
+    computed.collect()
+}
+
+#[test]
+fn copies_are_begun_as_long_before_as_they_take() {
+    // Weights of 100 bytes; the second layer takes longer than the third's copy.
+    let problem = layers(&[(20, 20, 100), (20, 40, 100), (20, 20, 100)]);
+    let steps = plimsoll::solver::baseline(&problem).0;
+    assert_eq!(order(&steps), [0, 1, 2, 3, 4, 5]);
+    let at = |limit| early(&problem, &steps, Bytes(limit), &loads).unwrap();
+    let wide = at(1000);
+    assert_eq!(order(&wide), [0, 2, 1, 4, 3, 5]);
+    assert_eq!((beside(&problem, &steps), beside(&problem, &wide)), (140, 100));
+    // The first layer takes 125 bytes with its weight, the others 135.
+    assert_eq!(order(&at(235)), [0, 2, 1, 4, 3, 5]);
+    assert_eq!(order(&at(234)), [0, 2, 1, 3, 4, 5]);
+    assert_eq!(order(&at(224)), [0, 1, 2, 3, 4, 5]);
+    assert_eq!(simulate(&problem, &at(235)).unwrap().peak, Bytes(235));
+}
+
+#[test]
+fn copies_begun_early_stay_legal_within_the_limit_and_are_never_later() {
+    let (mut seed, mut gained) = (1u64, 0);
+    let mut random = move |below: u64| {
+        seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (seed >> 33) % below
+    };
+    for _ in 0..300 {
+        let of: Vec<_> = (0..2 + random(12)).map(|_| (random(50), random(50), 1 + random(200))).collect();
+        let problem = layers(&of);
+        let (steps, timeline) = plimsoll::solver::baseline(&problem);
+        let limit = timeline.peak + Bytes(random(500));
+        let options = plimsoll::solver::Options::default();
+        let mut plan = plimsoll::solver::plan(&problem, limit, "keep-all", &options).unwrap();
+        plan.steps = early(&problem, &steps, limit, &loads).unwrap();
+        plan.predicted.peak = simulate(&problem, &plan.steps).unwrap().peak;
+        plimsoll::check::check(&problem, &plan).unwrap();
+        assert!(plan.predicted.peak <= limit);
+        assert_eq!(plan.steps.len(), steps.len());
+        let layers_of = |steps: &[Step]| order(steps).into_iter().filter(|op| op % 2 == 1).collect::<Vec<_>>();
+        assert_eq!(layers_of(&plan.steps), layers_of(&steps));
+        let (before, after) = (beside(&problem, &steps), beside(&problem, &plan.steps));
+        assert!(after <= before, "{of:?}: {after}, not {before}");
+        gained += usize::from(after < before);
+        // With room for everything no layer waits for a copy that could have been made while others ran.
+        let all = early(&problem, &steps, Bytes(u64::MAX), &loads).unwrap();
+        let (mut lane, mut now) = (0, 0);
+        for &(copy, time, _) in &of {
+            lane += copy;
+            now = lane.max(now) + time;
+        }
+        assert!(beside(&problem, &all) <= now + of.iter().map(|layer| layer.1).max().unwrap(), "{of:?}");
+    }
+    assert!(gained > 100, "{gained}");
 }
 
 #[cfg(feature = "fuzzing")]
@@ -224,9 +341,10 @@ mod queues {
             let options = plimsoll::solver::Options { node_limit: Some(50), ..Default::default() };
             let budget = Bytes(baseline.peak.get() * 7 / 10);
             let Ok(plan) = plimsoll::solver::plan(&problem, budget, "evict", &options) else { continue };
-            let ends = queue_ends(&problem, &plan.steps, budget).unwrap();
+            let at_once = |op: super::OpId| super::Entity::index(op) % 3 == 0;
+            let ends = queue_ends(&problem, &plan.steps, budget, &at_once).unwrap();
             assert!(ends.windows(2).all(|w| w[0] < w[1]));
-            assert!(queue_ends(&problem, &plan.steps, Bytes(u64::MAX)).unwrap().is_empty());
+            assert!(queue_ends(&problem, &plan.steps, Bytes(u64::MAX), &at_once).unwrap().is_empty());
             emptied += ends.len();
             let mut buffers = Buffers::default();
             for (v, _) in problem.graph.values().iter().filter(|(_, value)| value.resident) {
@@ -235,13 +353,16 @@ mod queues {
             // What there was when the queue was empty, and all that was made since, in place or not: an op that is alone in it
             // does as it should.
             let (mut worst, mut waiting) = (buffers.bytes(), 0);
+            // What is there while each op that waits is done, workspace among it.
+            let mut busy: Vec<u64> = Vec::new();
             for (index, step) in plan.steps.iter().enumerate() {
                 if ends.binary_search(&index).is_ok() {
                     (worst, waiting) = (buffers.bytes(), 0);
+                    busy.clear();
                 }
                 match step {
-                    Step::Compute { op, inplace } => {
-                        let op = &problem.graph.ops()[*op];
+                    Step::Compute { op: id, inplace } => {
+                        let (op, before) = (&problem.graph.ops()[*id], worst);
                         in_place += inplace.len();
                         for (k, &v) in op.outputs.iter().enumerate() {
                             match inplace.iter().find(|pair| pair.1 == k) {
@@ -254,7 +375,14 @@ mod queues {
                                 }
                             }
                         }
+                        let during = if waiting == 0 { buffers.bytes() } else { worst };
                         inplace.iter().for_each(|&(a, _)| buffers.leave(op.inputs[a]));
+                        if at_once(*id) {
+                            busy.iter_mut().for_each(|there| *there += worst - before);
+                            assert!(busy.iter().all(|&there| there <= budget.get()), "{seed}, step {index}: {busy:?}");
+                        } else {
+                            busy.push(during + problem.costs.workspace[*id].get());
+                        }
                     }
                     Step::Drop(v) => buffers.leave(*v),
                     other => panic!("{other:?}"),

@@ -15,9 +15,9 @@ pub trait Probe {
     fn ops(&self) -> usize;
     /// Values read and written by an op.
     fn reads_and_writes(&self, op: OpId) -> (Vec<ValueId>, Vec<ValueId>);
-    /// Its outputs where `op` does nothing but stand for what is there from the start.
+    /// Its outputs where `op` does nothing but stand for what is there from the start, or for what comes from elsewhere.
     fn stands_for(&self, op: OpId) -> Option<Vec<ValueId>>;
-    /// How a value that is there from the start lies in memory.
+    /// How a value that is there from the start, or comes from elsewhere, lies in memory.
     fn layout_at_start(&self, value: ValueId) -> String;
     /// A name for everything the cost of `op` depends on, its inputs' layouts included.
     fn signature(&self, op: OpId, layouts: &[&str]) -> String;

@@ -69,11 +69,7 @@ impl Link {
 
     /// How long the bytes of a message occupy it, rounded up.
     pub(crate) fn sending(self, bytes: Bytes) -> Nanos {
-        if self.bytes_per_s == 0 {
-            return Nanos::ZERO;
-        }
-        let time = (u128::from(bytes.get()) * 1_000_000_000).div_ceil(u128::from(self.bytes_per_s));
-        Nanos(u64::try_from(time).unwrap_or(u64::MAX))
+        bytes.moved_at(self.bytes_per_s)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The answer: ordered steps, and what they are predicted to cost.
 
+mod early;
 mod format;
 mod lower;
 mod render;
@@ -7,6 +8,7 @@ mod stage;
 mod step;
 mod timeline;
 
+pub use early::early;
 pub use format::{Plan, Predicted, Status};
 pub use lower::{Lowering, lower};
 pub use render::{render_steps, render_timeline};

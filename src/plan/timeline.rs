@@ -77,15 +77,21 @@ pub fn simulate(problem: &Problem, steps: &[Step]) -> Result<Timeline> {
 /// steps to stay within `limit` whatever it does when: ascending.
 ///
 /// Work in a queue may be done all at once (fused into one kernel, for example): then nothing that is dropped or
-/// taken over in it makes room in it. An op that is alone in its queue does as the plan says.
+/// taken over in it makes room in it. An op that is alone in its queue does as the plan says. What is prefetched, and what ops of which
+/// `at_once` is true make, does not wait: it is there while all that waits is done, workspace among it.
 ///
 /// # Errors
 /// Those of [`simulate`].
-pub fn queue_ends(problem: &Problem, steps: &[Step], limit: Bytes) -> Result<Vec<usize>> {
+pub fn queue_ends(
+    problem: &Problem,
+    steps: &[Step],
+    limit: Bytes,
+    at_once: &dyn Fn(OpId) -> bool,
+) -> Result<Vec<usize>> {
     let mut state = Simulator::new(problem);
     let mut ends = Vec::new();
-    // What has been dropped or taken over since the queue was empty.
-    let (mut waiting, mut empty) = (Bytes::ZERO, true);
+    // What has been dropped or taken over since the queue was empty, and the most that any step in it may find.
+    let (mut waiting, mut empty, mut most) = (Bytes::ZERO, true, Bytes::ZERO);
     for (index, step) in steps.iter().enumerate() {
         let before = state.device_bytes;
         state.step(index, step).map_err(|why| Error::InvalidProblem { at: format!("step {index}"), why })?;
@@ -99,10 +105,17 @@ pub fn queue_ends(problem: &Problem, steps: &[Step], limit: Bytes) -> Result<Vec
             }
             _ => (before.max(during), Bytes::ZERO),
         };
-        if !empty && during + waiting + taken > limit {
+        let jumps = match step {
+            Step::Compute { op, .. } => at_once(*op),
+            Step::Prefetch(_) => true,
+            _ => false,
+        };
+        let made = if jumps { state.device_bytes.saturating_sub(before) } else { Bytes::ZERO };
+        if !empty && (during + waiting + taken > limit || most + made > limit) {
             ends.push(index);
-            waiting = Bytes::ZERO;
+            (waiting, most) = (Bytes::ZERO, Bytes::ZERO);
         }
+        most = (most + made).max(during + waiting + taken);
         waiting += held.saturating_sub(state.device_bytes) + taken;
         empty = false;
     }
@@ -274,7 +287,7 @@ impl<'a> Simulator<'a> {
         if self.host[v].is_some() {
             return Err(format!("{} is on the host already", self.problem.graph.describe_value(v)));
         }
-        let duration = copy_time(value.bytes, self.problem.device.d2h_bytes_per_s, "device-to-host")?;
+        let duration = copied(value.bytes, self.problem.device.d2h_bytes_per_s, "device-to-host")?;
         let start = self.d2h_free.max(self.now).max(self.arrives[v]);
         let end = start + duration;
         self.d2h_free = end;
@@ -298,7 +311,7 @@ impl<'a> Simulator<'a> {
         let Some(copy) = self.host[v].take() else {
             return Err(format!("{} is prefetched, but not on the host", graph.describe_value(v)));
         };
-        let duration = copy_time(value.bytes, self.problem.device.h2d_bytes_per_s, "host-to-device")?;
+        let duration = copied(value.bytes, self.problem.device.h2d_bytes_per_s, "host-to-device")?;
         let start = self.h2d_free.max(self.now).max(copy.arrives);
         let end = start + duration;
         self.h2d_free = end;
@@ -345,11 +358,10 @@ impl<'a> Simulator<'a> {
     }
 }
 
-/// How long a copy of `bytes` takes, rounded up to a whole nanosecond.
-fn copy_time(bytes: Bytes, bytes_per_s: u64, link: &str) -> Result<Nanos, String> {
-    if bytes_per_s == 0 {
-        return Err(format!("the device has no {link} link (its bandwidth is 0)"));
+/// How long a copy of `bytes` takes over a link that the device must have.
+fn copied(bytes: Bytes, bytes_per_s: u64, link: &str) -> Result<Nanos, String> {
+    match bytes_per_s {
+        0 => Err(format!("the device has no {link} link (its bandwidth is 0)")),
+        speed => Ok(bytes.moved_at(speed)),
     }
-    let nanos = (u128::from(bytes.get()) * 1_000_000_000).div_ceil(u128::from(bytes_per_s));
-    Ok(Nanos(u64::try_from(nanos).unwrap_or(u64::MAX)))
 }

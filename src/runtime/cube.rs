@@ -5,13 +5,13 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use burn::tensor::{Bool, Int, Tensor};
-use burn_backend::ops::{BoolTensorOps, FloatTensorOps, IntTensorOps};
 use burn_backend::{Backend, DType, Shape, TensorData, TensorMetadata};
 use burn_cubecl::cubecl::client::Client;
-use burn_cubecl::cubecl::server::{CopyDescriptor, ServerError};
+use burn_cubecl::cubecl::server::{CopyDescriptor, Handle, ServerError};
 use burn_cubecl::cubecl::{MemoryScope, MemoryUsage};
 use burn_cubecl::kernel::into_contiguous_aligned;
 use burn_cubecl::{CubeBackend, CubeDevice, tensor::CubeTensor};
+use burn_flex::Flex;
 use burn_ir::{HandleKind, OperationIr};
 use burn_router::{CustomOpRegistry, TensorInterpreter};
 use burn_std::Metadata;
@@ -24,7 +24,8 @@ use super::probe::measure_op;
 #[cfg(not(feature = "fusion"))]
 use super::target::through_dispatch as through_cube_dispatch;
 use super::target::{
-    Interpreter, Local, Place, Seen, Target, Usage, filled, handle_of, in_this_process, interpreted, parse_layout,
+    Coming, Interpreter, Local, Place, Seen, Target, Usage, filled, handle_of, in_this_process, interpreted,
+    parse_layout,
 };
 use crate::cost::{Link, OpCost};
 use crate::units::Bytes;
@@ -44,12 +45,12 @@ const MEASURED: StreamId = StreamId { value: u64::MAX - 2 };
 /// Bytes written only to be newer than all that was written before.
 const MARK: usize = 16;
 
-type Coming = Pin<Box<dyn Future<Output = Result<burn_std::Bytes, ServerError>> + Send>>;
+type Leaving = Pin<Box<dyn Future<Output = Result<burn_std::Bytes, ServerError>> + Send>>;
 
 /// A tensor on its way to host memory, or there, in memory that the runtime keeps for copies (pinned, where
 /// there is such) and uses again.
 pub struct OnHost {
-    coming: Option<Coming>,
+    leaving: Option<Leaving>,
     /// What is being copied must not be used again before it is.
     _source: Option<CubeTensor>,
     data: Option<burn_std::Bytes>,
@@ -71,8 +72,8 @@ fn lasting(tensor: &CubeTensor) -> &'static Client {
 
 impl OnHost {
     fn wait(&mut self) -> Result<(), String> {
-        let Some(coming) = self.coming.take() else { return Ok(()) };
-        let data = try_read_sync(coming).ok_or("this platform cannot wait for its device")?;
+        let Some(leaving) = self.leaving.take() else { return Ok(()) };
+        let data = try_read_sync(leaving).ok_or("this platform cannot wait for its device")?;
         self.data = Some(data.map_err(|e| e.to_string())?);
         self._source = None;
         Ok(())
@@ -84,6 +85,46 @@ impl Drop for OnHost {
     fn drop(&mut self) {
         let _ = self.wait();
     }
+}
+
+/// Something new on the current stream: what another does after it has [stamped](stamp) that comes after all that this one was
+/// asked for before.
+fn marked(client: &Client) -> Handle {
+    let mark = client.empty(MARK);
+    stamp(client, &mark);
+    mark
+}
+
+fn stamp(client: &Client, mark: &Handle) {
+    client.write(mark, burn_std::Bytes::from_bytes_vec(vec![0; MARK]));
+}
+
+/// A copy from host memory that has been begun, and what its stream wrote after it.
+pub struct Landing {
+    client: Client,
+    mark: Handle,
+}
+
+/// Begin to copy data to the device, on a stream of its own.
+///
+/// The memory is the current stream's, where it is used and freed: a stream keeps hold of another's memory until what it was asked to do with that
+/// is known to be done, which may be long after. The copy waits for what may still be done there with memory that is used again, and whoever reads
+/// the tensor has to wait for the copy: streams wait by themselves only for memory that is another's.
+fn inward(data: burn_std::Bytes, shape: Shape, dtype: DType, device: &CubeDevice) -> Coming<CubeBackend> {
+    let client = device.client();
+    let handle = client.empty(data.len());
+    let here = marked(&client);
+    let mark = INWARD.executes(|| {
+        stamp(&client, &here);
+        client.write(&handle, data);
+        marked(&client)
+    });
+    let mut strides = vec![1; shape.len()];
+    for axis in (1..shape.len()).rev() {
+        strides[axis - 1] = strides[axis] * shape[axis];
+    }
+    let tensor = CubeTensor::new(client.clone(), handle, Metadata::new(shape, strides), device.clone(), dtype);
+    (handle_of!(dtype, tensor), Some(Landing { client, mark }))
 }
 
 /// Bytes moved to measure the link.
@@ -99,6 +140,7 @@ interpreted!(CubeBackend);
 
 impl Target for CubeBackend {
     type Host = OnHost;
+    type Landing = Landing;
 
     through_cube_dispatch!();
     in_this_process!();
@@ -112,12 +154,10 @@ impl Target for CubeBackend {
         tensor(handle).device.clone()
     }
 
-    fn of_data(data: TensorData, device: &CubeDevice) -> HandleKind<Self> {
-        match data.dtype() {
-            d if d.is_float() => HandleKind::Float(Self::float_from_data(data, device)),
-            d if d.is_bool() => HandleKind::Bool(Self::bool_from_data(data, device)),
-            _ => HandleKind::Int(Self::int_from_data(data, device)),
-        }
+    fn load(tensor: &HandleKind<Flex>, device: &CubeDevice) -> Result<Coming<Self>, String> {
+        let data = super::flex::data(tensor);
+        let (shape, dtype) = (data.shape().clone(), data.dtype());
+        Ok(inward(data.into_bytes(), shape, dtype, device))
     }
 
     fn to_host(handle: HandleKind<Self>) -> Result<OnHost, String> {
@@ -130,29 +170,27 @@ impl Target for CubeBackend {
         let copied = CopyDescriptor::new(source.handle.clone().binding(), shape, strides, source.dtype.size());
         // A stream waits for another only where it meets memory that is newer than what it has waited for: what has been
         // overwritten since would be read too early.
-        let mark = client.empty(MARK);
-        client.write(&mark, burn_std::Bytes::from_bytes_vec(vec![0; MARK]));
-        let coming = OUTWARD.executes(|| {
-            client.write(&mark, burn_std::Bytes::from_bytes_vec(vec![0; MARK]));
+        let mark = marked(client);
+        let leaving = OUTWARD.executes(|| {
+            stamp(client, &mark);
             client.read_one_tensor_async(copied)
         });
         let (shape, dtype) = (source.meta.shape.clone(), source.dtype);
-        Ok(OnHost { coming: Some(Box::pin(coming)), _source: Some(source), data: None, shape, dtype })
+        Ok(OnHost { leaving: Some(Box::pin(leaving)), _source: Some(source), data: None, shape, dtype })
     }
 
     fn arrived(host: &mut OnHost) -> Result<(), String> {
         host.wait()
     }
 
-    fn from_host(mut host: OnHost, device: &CubeDevice) -> Result<HandleKind<Self>, String> {
+    fn from_host(mut host: OnHost, device: &CubeDevice) -> Result<Coming<Self>, String> {
         host.wait()?;
         let data = host.data.take().ok_or("it is not in host memory")?;
-        let (shape, dtype) = (host.shape.clone(), host.dtype);
-        let client = device.client();
-        let made = INWARD.executes(|| client.create_tensor(data, shape.clone(), dtype.size()));
-        let metadata = Metadata::new(shape, made.strides);
-        let tensor = CubeTensor::new(client, made.memory, metadata, device.clone(), dtype);
-        Ok(handle_of!(dtype, tensor))
+        Ok(inward(data, host.shape.clone(), host.dtype, device))
+    }
+
+    fn met(landing: Landing) {
+        stamp(&landing.client, &landing.mark);
     }
 
     fn sound(handles: &[HandleKind<Self>]) -> Result<(), String> {

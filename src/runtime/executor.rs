@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use burn_flex::Flex;
 use burn_ir::{HandleKind, OperationIr, TensorId, TensorIr, TensorStatus};
 
 use super::random::random_op;
@@ -13,6 +14,14 @@ use crate::plan::{Marker, StageStep, Step};
 
 /// A value and the tensor it starts as.
 pub type Binding<B> = (ValueId, HandleKind<B>);
+
+/// The tensors of values that come from outside.
+pub struct Bindings<B: Target> {
+    /// Where the step runs.
+    pub there: Vec<Binding<B>>,
+    /// In host memory: the step brings them itself.
+    pub on_host: Vec<Binding<Flex>>,
+}
 
 /// One instruction. There are as many as the plan has steps, so they are small; what does not
 /// change from step to step is worked out in [`Executable`].
@@ -28,6 +37,8 @@ enum Instruction {
     Offload(ValueId),
     /// Bring it back.
     Prefetch(ValueId),
+    /// Bring a tensor of the module from host memory.
+    Load(ValueId),
     /// Say that this place is reached.
     Pause(Marker),
 }
@@ -36,6 +47,9 @@ enum Instruction {
 pub struct Frame<B: Target> {
     interpreter: B::Interpreter,
     host: BTreeMap<ValueId, B::Host>,
+    on_host: BTreeMap<ValueId, HandleKind<Flex>>,
+    /// Copies from host memory that nothing has waited for.
+    coming: BTreeMap<ValueId, B::Landing>,
     next: usize,
 }
 
@@ -47,8 +61,8 @@ pub struct Executable {
     tensors: EntityMap<ValueId, TensorIr>,
     /// Steps that wait for a queue's end; none where no step does.
     behind: Vec<bool>,
-    /// Ops before the first of the model's own.
-    leading: usize,
+    /// Random ops by their numbers among the model's own.
+    random: BTreeMap<OpId, OpId>,
 }
 
 impl Executable {
@@ -108,8 +122,8 @@ impl Executable {
                 }
                 Step::Compute { op, inplace } => {
                     program.ops.get(*op).ok_or_else(|| stray(index))?;
-                    if program.is_take_over(*op) {
-                        instructions.push(Instruction::Nothing);
+                    if program.stands_for(*op) {
+                        instructions.push(program.loaded(*op).map_or(Instruction::Nothing, Instruction::Load));
                         continue;
                     }
                     // No op with more inputs than bits can work in place; if one could, the backend
@@ -122,8 +136,11 @@ impl Executable {
                 Step::Prefetch(v) => Instruction::Prefetch(value(*v)?),
             });
         }
+        let own = program.ops.iter().filter(|(op, _)| !program.stands_for(*op)).enumerate();
+        let random = own.filter(|(_, (_, ir))| random_op(ir).is_some()).map(|(n, (op, _))| (op, OpId::from_index(n)));
+        let random = random.collect();
         let ops = program.ops.values().cloned().map(Box::new).collect();
-        Ok(Self { instructions, ops, tensors, behind: Vec::new(), leading: usize::from(begun.is_some()) })
+        Ok(Self { instructions, ops, tensors, behind: Vec::new(), random })
     }
 
     /// On a device that [queues](Target::QUEUES) what is asked of it: have it done before each of these steps.
@@ -135,9 +152,9 @@ impl Executable {
 
     /// Run every step and return the values asked for, in order.
     ///
-    /// `bindings` are the tensors of values that come from outside. `seed` gives that of a random op
-    /// in this training step; ops are counted as if no inputs were the step's own, so that the same
-    /// step draws the same numbers. What uses a tensor that is being copied waits for the copy.
+    /// `seed` gives that of a random op
+    /// in this training step; the model's own ops are counted, so that the same step draws the same numbers wherever its inputs and
+    /// parameters are. What uses a tensor that is being copied waits for the copy.
     /// `observe` is called after each step with its index.
     ///
     /// # Errors
@@ -147,12 +164,13 @@ impl Executable {
         &self,
         device: &B::Device,
         handlers: B::Handlers,
-        bindings: Vec<Binding<B>>,
+        bindings: Bindings<B>,
         seed: impl Fn(OpId) -> u64,
         wanted: &[ValueId],
         observe: &mut dyn FnMut(usize),
     ) -> Result<Vec<HandleKind<B>>> {
-        let mut frame = self.begin(device, handlers, bindings);
+        let mut frame = self.begin(device, handlers, bindings.there);
+        frame.on_host.extend(bindings.on_host);
         while self.advance(device, &mut frame, &seed, observe)?.is_some() {}
         let outputs = self.fetch(device, &mut frame, wanted)?;
         let end = |why| self.failed::<B>(device, self.instructions.len(), why);
@@ -163,7 +181,9 @@ impl Executable {
 
     /// Begin, for [`advance`](Self::advance).
     pub fn begin<B: Target>(&self, device: &B::Device, handlers: B::Handlers, bindings: Vec<Binding<B>>) -> Frame<B> {
-        let mut frame = Frame { interpreter: B::Interpreter::new(device, handlers), host: BTreeMap::new(), next: 0 };
+        let interpreter = B::Interpreter::new(device, handlers);
+        let (host, on_host, coming) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let mut frame = Frame { interpreter, host, on_host, coming, next: 0 };
         self.bind(&mut frame, bindings);
         frame
     }
@@ -188,7 +208,7 @@ impl Executable {
     ) -> Result<Option<Marker>> {
         let mut at = frame.next;
         let run = quietly(|| -> Result<Option<Marker>, String> {
-            let Frame { interpreter, host, next } = frame;
+            let Frame { interpreter, host, on_host, coming, next } = frame;
             for (index, instruction) in self.instructions.iter().enumerate().skip(*next) {
                 (at, *next) = (index, index + 1);
                 if self.behind.get(index) == Some(&true) {
@@ -202,22 +222,36 @@ impl Executable {
                             for v in self.taken(op, taken) {
                                 host.get_mut(&v).map_or(Ok(()), B::arrived)?;
                             }
+                            if !coming.is_empty() {
+                                let read = self.ops[op].inputs().map(|t| ValueId::from_index(t.id.value() as usize));
+                                read.filter_map(|v| coming.remove(&v)).for_each(B::met);
+                            }
                             interpreter.run(self.ready(op, taken));
                         }
                         Some(random) => {
-                            interpreter.draw(random, seed(OpId::from_index(op.index() - self.leading)))?;
+                            interpreter.draw(random, seed(self.random.get(&op).copied().unwrap_or(op)))?;
                         }
                     },
                     Instruction::Drop(v) => {
                         host.get_mut(&v).map_or(Ok(()), B::arrived)?;
+                        coming.remove(&v).into_iter().for_each(B::met);
                         interpreter.run(OperationIr::Drop(self.tensors[v].clone()));
                     }
                     Instruction::Offload(v) => {
+                        coming.remove(&v).into_iter().for_each(B::met);
                         host.insert(v, B::to_host(interpreter.lend(&self.lent(v)))?);
                     }
                     Instruction::Prefetch(v) => {
                         let host = host.remove(&v).ok_or("it is not in host memory")?;
-                        interpreter.bind(self.tensors[v].id, B::from_host(host, device)?);
+                        let (tensor, landing) = B::from_host(host, device)?;
+                        interpreter.bind(self.tensors[v].id, tensor);
+                        coming.extend(landing.map(|landing| (v, landing)));
+                    }
+                    Instruction::Load(v) => {
+                        let tensor = on_host.get(&v).ok_or("it is not among the tensors in host memory")?;
+                        let (tensor, landing) = B::load(tensor, device)?;
+                        interpreter.bind(self.tensors[v].id, tensor);
+                        coming.extend(landing.map(|landing| (v, landing)));
                     }
                     Instruction::Pause(marker) => return Ok(Some(marker)),
                 }
@@ -243,7 +277,10 @@ impl Executable {
         wanted: &[ValueId],
     ) -> Result<Vec<HandleKind<B>>> {
         let at = frame.next;
-        let values = quietly(|| wanted.iter().map(|&v| frame.interpreter.lend(&self.lent(v))).collect());
+        let values = quietly(|| {
+            std::mem::take(&mut frame.coming).into_values().for_each(B::met);
+            wanted.iter().map(|&v| frame.interpreter.lend(&self.lent(v))).collect()
+        });
         values.map_err(|panic| self.failed::<B>(device, at, panic_message(&*panic)))
     }
 
@@ -287,6 +324,7 @@ impl Executable {
             Some(Instruction::Drop(v)) => format!("step {index}, drop {v}"),
             Some(Instruction::Offload(v)) => format!("step {index}, offload {v}"),
             Some(Instruction::Prefetch(v)) => format!("step {index}, prefetch {v}"),
+            Some(Instruction::Load(v)) => format!("step {index}, load {v}"),
             Some(Instruction::Pause(marker)) => format!("step {index}, {marker:?}"),
         }
     }

@@ -10,8 +10,8 @@ use burn_std::sync::Arc;
 
 use super::probe::measure_op;
 use super::target::{
-    Interpreter, Local, Place, Seen, Target, Usage, filled, handle_of, in_this_process, interpreted, parse_layout,
-    through_dispatch,
+    Coming, Interpreter, Local, Place, Seen, Target, Usage, filled, handle_of, in_this_process, interpreted,
+    parse_layout, through_dispatch,
 };
 use crate::alloc;
 use crate::cost::{Link, OpCost};
@@ -24,11 +24,17 @@ fn tensor(handle: &HandleKind<Flex>) -> &FlexTensor {
     }
 }
 
+/// What a tensor holds, in plain order.
+pub(super) fn data(handle: &HandleKind<Flex>) -> TensorData {
+    tensor(handle).clone().into_data()
+}
+
 interpreted!(Flex);
 
 impl Target for Flex {
     // Set aside is where it was: host memory is the device's.
     type Host = HandleKind<Self>;
+    type Landing = std::convert::Infallible;
 
     through_dispatch!();
     in_this_process!();
@@ -51,8 +57,8 @@ impl Target for Flex {
         Ok(handle)
     }
 
-    fn from_host(host: Self::Host, _: &FlexDevice) -> Result<HandleKind<Self>, String> {
-        Ok(host)
+    fn from_host(host: Self::Host, _: &FlexDevice) -> Result<Coming<Self>, String> {
+        Ok((host, None))
     }
 
     /// The CPU is one device, but each stage of a pipeline has its own copy, as it would on others.

@@ -9,18 +9,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use burn::tensor::{Bool, Int, Tensor};
-use burn_backend::ops::{BoolTensorOps, FloatTensorOps, IntTensorOps};
-use burn_backend::{DType, Shape, TensorData, TensorMetadata};
+use burn_backend::{DType, Shape, TensorMetadata};
 use burn_cubecl::{CubeBackend, CubeDevice};
+use burn_flex::Flex;
 use burn_fusion::observer::{BlockOperations, FusionObservation, FusionObserver};
 use burn_fusion::stream::StreamId;
 use burn_fusion::{Fusion, FusionBackend, FusionTensor, NoOp, get_client};
 use burn_ir::{HandleKind, InitOperationIr, OperationIr, OperationOutput, RandomOpIr, TensorId, TensorIr};
 use burn_router::{CustomOpRegistry, TensorInterpreter};
 
-use super::random;
-use super::target::{Interpreter, Overseer, Seen, Target, Usage, handle_of, through_dispatch};
+use super::probe::{Bench, Laid, beside};
+use super::random::{self, random_op};
+use super::target::{Coming, Interpreter, Overseer, Seen, Target, Usage, handle_of, through_dispatch};
 use crate::cost::{Link, OpCost};
+use crate::graph::trace::{panic_message, quietly};
 use crate::units::Bytes;
 
 /// CubeCL's backend with its operations fused.
@@ -186,7 +188,7 @@ impl FusionObserver for Watcher {
     fn registered(&self, _: &OperationIr) {}
 
     fn block_starts(&self, block: BlockOperations<'_>) {
-        let works = block.iter().filter(|op| !matches!(op, OperationIr::Drop(_))).count();
+        let works = block.iter().filter(|op| !matches!(op, OperationIr::Drop(_) | OperationIr::Init(_))).count();
         // One alone may work in place, and what it reads is still there when it has run.
         let made = if works > 1 { stays(block) } else { 0 };
         self.look(made);
@@ -206,9 +208,29 @@ fn stays(block: BlockOperations<'_>) -> u64 {
             op => op.inputs().filter(|t| t.status == burn_ir::TensorStatus::ReadWrite).map(|t| t.id).collect(),
         })
         .collect();
-    let made = block.iter().filter(|op| !matches!(op, OperationIr::Drop(_))).flat_map(OperationIr::outputs);
+    // What comes from outside is there already.
+    let works = block.iter().filter(|op| !matches!(op, OperationIr::Drop(_) | OperationIr::Init(_)));
+    let made = works.flat_map(OperationIr::outputs);
     let stays = made.filter(|t| !dropped.contains(&t.id));
     stays.map(|t| (t.shape.num_elements() * t.dtype.size()) as u64).sum()
+}
+
+/// What an op alone in the queue takes at the most beyond its inputs; number `given_away` is its to overwrite.
+fn takes(bench: &Bench<'_, CubeBackend>, fill: f64, given_away: Option<usize>) -> Result<Bytes, String> {
+    let run = || {
+        let Laid { tensors, ready, .. } = bench.laid_out(fill, given_away)?;
+        let mut filler = Filler::new(bench.device, bench.handlers.clone());
+        for (id, tensor) in tensors {
+            filler.bind(id, in_queue(tensor)?);
+        }
+        Fused::empty_queue(bench.device)?;
+        let watch = Fused::oversee(bench.device).ok_or("the device has no pools")?;
+        let before = watch.most().in_use;
+        filler.run(ready);
+        Fused::empty_queue(bench.device)?;
+        Ok(watch.most().in_use.saturating_sub(before))
+    };
+    quietly(run).unwrap_or_else(|panic| Err(panic_message(&*panic)))
 }
 
 /// Watches while it lives.
@@ -235,6 +257,7 @@ pub fn watch(device: &burn::tensor::Device) -> Option<Box<dyn Overseer>> {
 
 impl Target for Fused {
     type Host = <CubeBackend as Target>::Host;
+    type Landing = <CubeBackend as Target>::Landing;
     type Handlers = CustomOpRegistry<CubeBackend>;
     type Interpreter = Filler;
 
@@ -253,12 +276,9 @@ impl Target for Fused {
         CubeBackend::look(&all_resolved(tensors)?)
     }
 
-    fn of_data(data: TensorData, device: &CubeDevice) -> HandleKind<Self> {
-        match data.dtype() {
-            d if d.is_float() => HandleKind::Float(Self::float_from_data(data, device)),
-            d if d.is_bool() => HandleKind::Bool(Self::bool_from_data(data, device)),
-            _ => HandleKind::Int(Self::int_from_data(data, device)),
-        }
+    fn load(tensor: &HandleKind<Flex>, device: &CubeDevice) -> Result<Coming<Self>, String> {
+        let (handle, landing) = CubeBackend::load(tensor, device)?;
+        Ok((in_queue(handle)?, landing))
     }
 
     fn to_host(handle: HandleKind<Self>) -> Result<Self::Host, String> {
@@ -269,8 +289,13 @@ impl Target for Fused {
         CubeBackend::arrived(host)
     }
 
-    fn from_host(host: Self::Host, device: &CubeDevice) -> Result<HandleKind<Self>, String> {
-        in_queue(CubeBackend::from_host(host, device)?)
+    fn from_host(host: Self::Host, device: &CubeDevice) -> Result<Coming<Self>, String> {
+        let (handle, landing) = CubeBackend::from_host(host, device)?;
+        Ok((in_queue(handle)?, landing))
+    }
+
+    fn met(landing: Self::Landing) {
+        CubeBackend::met(landing);
     }
 
     fn sound(handles: &[HandleKind<Self>]) -> Result<(), String> {
@@ -285,14 +310,28 @@ impl Target for Fused {
         CubeBackend::custom_ops()
     }
 
-    /// What an op costs by itself: what it would in a block with others is not known before there is a plan.
+    /// What an op costs by itself: what it would in a block with others is not known before there is a plan. Fusion makes several
+    /// operations of some, which take more memory than the one kernel they are otherwise.
     fn measure(
         device: &CubeDevice,
         handlers: &CustomOpRegistry<CubeBackend>,
         op: &OperationIr,
         layouts: &[&str],
     ) -> Result<OpCost, String> {
-        CubeBackend::measure(device, handlers, op, layouts)
+        let mut cost = CubeBackend::measure(device, handlers, op, layouts)?;
+        if random_op(op).is_some() {
+            return Ok(cost);
+        }
+        let bench = Bench::<CubeBackend> { device, handlers, op, layouts };
+        let own: Bytes =
+            cost.sizes.iter().zip(&cost.views).filter(|(_, view)| view.is_none()).map(|(&size, _)| size).sum();
+        let fill = if takes(&bench, 0.5, None).is_ok() { 0.5 } else { 1.5 };
+        let mut workspace = cost.workspace.max(beside(takes(&bench, fill, None)?, own));
+        for &(a, b) in &cost.inplace {
+            workspace = workspace.max(beside(takes(&bench, fill, Some(a))?, own.saturating_sub(cost.sizes[b])));
+        }
+        cost.workspace = workspace;
+        Ok(cost)
     }
 
     const QUEUES: bool = true;
@@ -316,7 +355,7 @@ impl Target for Fused {
     }
 
     fn describe(device: &CubeDevice) -> String {
-        CubeBackend::describe(device)
+        format!("{}, fused", CubeBackend::describe(device))
     }
 
     const TENSOR_BYTES: Bytes = CubeBackend::TENSOR_BYTES;

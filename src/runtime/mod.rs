@@ -16,10 +16,11 @@ mod random;
 pub mod remote;
 mod target;
 
-pub use executor::{Binding, Executable, Frame};
+pub use executor::{Binding, Bindings, Executable, Frame};
 #[cfg(feature = "fusion")]
 pub use fused::{Fused, watch};
 pub use pipeline::{Batch, ChunkProgram, Did, Made, Workers, added, mean};
 pub use probe::OpProbe;
 pub(crate) use random::seed_of;
-pub use target::{Interpreter, Local, Overseer, Place, Seen, Target, Usage};
+pub(crate) use target::settled;
+pub use target::{Coming, Interpreter, Local, Overseer, Place, Seen, Target, Usage};

@@ -47,26 +47,26 @@ struct Run<B: Local> {
 }
 
 /// An op and what it reads.
-struct Laid<B: Local> {
-    interpreter: TensorInterpreter<B>,
-    ready: OperationIr,
+pub(super) struct Laid<B: Local> {
+    pub tensors: Vec<(TensorId, HandleKind<B>)>,
+    pub ready: OperationIr,
     /// Where its inputs lie.
     places: Vec<Place>,
 }
 
 /// One op of a backend of this process, to be run by itself.
-struct Bench<'a, B: Local> {
-    device: &'a B::Device,
-    handlers: &'a CustomOpRegistry<B>,
-    op: &'a OperationIr,
-    layouts: &'a [&'a str],
+pub(super) struct Bench<'a, B: Local> {
+    pub device: &'a B::Device,
+    pub handlers: &'a CustomOpRegistry<B>,
+    pub op: &'a OperationIr,
+    pub layouts: &'a [&'a str],
 }
 
 impl<B: Local> Bench<'_, B> {
     /// Stand-ins for the inputs, and the op ready to run on them; input number `given_away` is the backend's to overwrite.
-    fn laid_out(&self, fill: f64, given_away: Option<usize>) -> Result<Laid<B>, String> {
+    pub fn laid_out(&self, fill: f64, given_away: Option<usize>) -> Result<Laid<B>, String> {
         let ir = self.op;
-        let mut interpreter = TensorInterpreter::<B>::with_custom_ops(self.device.clone(), self.handlers.clone());
+        let mut tensors = Vec::new();
         let mut places: Vec<Place> = Vec::new();
         let mut seen: Vec<TensorId> = Vec::new();
         for (input, layout) in ir.inputs().zip(self.layouts) {
@@ -81,7 +81,7 @@ impl<B: Local> Bench<'_, B> {
             let stand_in = stand_in.ok_or("an unreadable layout")?;
             places.push(B::place(&stand_in));
             seen.push(input.id);
-            interpreter.register_tensor_to_device(input.id, stand_in);
+            tensors.push((input.id, stand_in));
         }
         let taken = given_away.map(|k| seen[k]);
         let mut ready = ir.clone();
@@ -90,7 +90,13 @@ impl<B: Local> Bench<'_, B> {
             _ if Some(t.id) == taken => TensorStatus::ReadWrite,
             _ => TensorStatus::ReadOnly,
         }));
-        Ok(Laid { interpreter, ready, places })
+        Ok(Laid { tensors, ready, places })
+    }
+
+    fn holding(&self, tensors: Vec<(TensorId, HandleKind<B>)>) -> TensorInterpreter<B> {
+        let mut interpreter = TensorInterpreter::<B>::with_custom_ops(self.device.clone(), self.handlers.clone());
+        tensors.into_iter().for_each(|(id, tensor)| interpreter.register_tensor_to_device(id, tensor));
+        interpreter
     }
 
     /// Run the op once on stand-ins; input number `given_away` is the backend's to overwrite.
@@ -99,7 +105,8 @@ impl<B: Local> Bench<'_, B> {
         if let Some(r) = random_op(ir) {
             return self.run_random(r);
         }
-        let Laid { mut interpreter, ready, places } = self.laid_out(fill, given_away)?;
+        let Laid { tensors, ready, places } = self.laid_out(fill, given_away)?;
+        let mut interpreter = self.holding(tensors);
         let clock = Clock::start::<B>(self.device);
         alloc::start_watch();
         let before = alloc::live();
@@ -127,8 +134,8 @@ impl<B: Local> Bench<'_, B> {
         if random_op(self.op).is_some() {
             return Ok(None);
         }
-        let Laid { mut interpreter, ready, .. } = self.laid_out(fill, None)?;
-        let mut ready = Some(ready);
+        let Laid { tensors, ready, .. } = self.laid_out(fill, None)?;
+        let (mut interpreter, mut ready) = (self.holding(tensors), Some(ready));
         quietly(|| {
             B::allocated(self.device, &mut || ready.take().into_iter().for_each(|op| interpreter.register_op(op)))
         })
@@ -157,7 +164,7 @@ impl<B: Target> Probe for OpProbe<'_, B> {
     }
 
     fn stands_for(&self, op: OpId) -> Option<Vec<ValueId>> {
-        self.program.is_take_over(op).then(|| self.program.reads_and_writes(op).1)
+        self.program.stands_for(op).then(|| self.program.reads_and_writes(op).1)
     }
 
     fn layout_at_start(&self, value: ValueId) -> String {
@@ -171,6 +178,14 @@ impl<B: Target> Probe for OpProbe<'_, B> {
     fn measure(&mut self, op: OpId, layouts: &[&str]) -> Result<OpCost> {
         B::measure(self.device, &self.handlers, &self.program.ops[op], layouts)
             .map_err(|why| B::failure(self.device, format!("measuring {op} ({})", self.program.kinds[op]), why))
+    }
+}
+
+/// What an op takes beside its own buffers, where padding is no more than that.
+pub(super) fn beside(all: Bytes, own: Bytes) -> Bytes {
+    match all.saturating_sub(own) {
+        Bytes(..1024) => Bytes::ZERO,
+        beside => beside,
     }
 }
 
@@ -204,8 +219,7 @@ pub(super) fn measure_op<B: Local>(
     if let Some(all) = bench.allocates(fill)? {
         let own = output_bytes.iter().zip(&views).filter(|(_, view)| view.is_none()).map(|(&bytes, _)| bytes).sum();
         // Padding of outputs is no workspace, but a buffer of its own is one of at least that.
-        let beside = all.saturating_sub(own);
-        workspace = if beside.get() < 1024 { Bytes::ZERO } else { beside };
+        workspace = beside(all, own);
     }
 
     // How much workspace an op takes depends on how many threads happen to share it, so ops that

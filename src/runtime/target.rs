@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use burn::tensor::{Bool, Int, Tensor};
 use burn_backend::{Backend, DType, ProfileOptions, ProfileToken, Shape, TensorData};
+use burn_flex::Flex;
 use burn_ir::{BackendIr, HandleKind, OperationIr, RandomOpIr, TensorId, TensorIr};
 use burn_router::CustomOpRegistry;
 
@@ -98,11 +99,22 @@ macro_rules! interpreted {
 }
 pub(super) use interpreted;
 
+/// A tensor that is being copied from host memory, and the copy; none where it is there already.
+pub type Coming<B> = (HandleKind<B>, Option<<B as Target>::Landing>);
+
+/// The tensor, once all that is asked of its device waits for the copy.
+pub fn settled<B: Target>((handle, landing): Coming<B>) -> HandleKind<B> {
+    landing.into_iter().for_each(B::met);
+    handle
+}
+
 /// A backend that steps run on: how its tensors come in and go out, how its ops are run and measured, and
 /// how its work is waited for. Sealed by what it asks for: Burn's dispatch knows the backends.
 pub trait Target: Backend + Debug {
     /// A tensor set aside in host memory.
     type Host: Send;
+    /// A copy from host memory that has been begun.
+    type Landing: Send;
     /// Handlers of custom operations.
     type Handlers: Clone + 'static;
     /// What runs its ops.
@@ -142,7 +154,20 @@ pub trait Target: Backend + Debug {
     fn look(tensors: &[HandleKind<Self>]) -> Result<Vec<Seen>, String>;
 
     /// A tensor of host data.
-    fn of_data(data: TensorData, device: &Self::Device) -> HandleKind<Self>;
+    fn of_data(data: TensorData, device: &Self::Device) -> HandleKind<Self> {
+        match data.dtype() {
+            d if d.is_float() => HandleKind::Float(Self::float_from_data(data, device)),
+            d if d.is_bool() => HandleKind::Bool(Self::bool_from_data(data, device)),
+            _ => HandleKind::Int(Self::int_from_data(data, device)),
+        }
+    }
+    /// Begin to copy a tensor in host memory, as [`from_host`](Self::from_host) does.
+    ///
+    /// # Errors
+    /// Why there cannot be one.
+    fn load(tensor: &HandleKind<Flex>, device: &Self::Device) -> Result<Coming<Self>, String> {
+        Ok((Self::of_data(super::flex::data(tensor), device), None))
+    }
     /// Begin to copy a tensor to host memory. What it lies in may be overwritten once it has [`arrived`](Self::arrived).
     ///
     /// # Errors
@@ -155,11 +180,13 @@ pub trait Target: Backend + Debug {
     fn arrived(_: &mut Self::Host) -> Result<(), String> {
         Ok(())
     }
-    /// Bring it back: whatever uses it waits for it.
+    /// Begin to bring it back. What is asked of the device before the copy has been [`met`](Self::met) may come before it.
     ///
     /// # Errors
     /// Why it is not there.
-    fn from_host(host: Self::Host, device: &Self::Device) -> Result<HandleKind<Self>, String>;
+    fn from_host(host: Self::Host, device: &Self::Device) -> Result<Coming<Self>, String>;
+    /// Have all that is asked of the device from now on wait for a copy.
+    fn met(_: Self::Landing) {}
     /// A copy of a tensor in the memory of a device; the tensor itself where it is there already.
     ///
     /// # Errors
@@ -167,7 +194,7 @@ pub trait Target: Backend + Debug {
     fn transfer(handle: &HandleKind<Self>, to: &Self::Device) -> Result<HandleKind<Self>, String> {
         match Self::device_of(handle) == *to {
             true => Ok(handle.clone()),
-            false => Self::from_host(Self::to_host(handle.clone())?, to),
+            false => Ok(settled(Self::from_host(Self::to_host(handle.clone())?, to)?)),
         }
     }
     /// How fast tensors move to host memory and back, measured now; `None` where they lie in host

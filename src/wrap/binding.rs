@@ -3,8 +3,9 @@
 
 use burn::module::{Flag, Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
-use burn::tensor::{Bool, Int, Tensor};
+use burn::tensor::{Bool, Device, Int, Tensor};
 use burn_backend::{DType, Shape};
+use burn_flex::Flex;
 use burn_ir::HandleKind;
 
 use super::engine::Engine;
@@ -14,7 +15,7 @@ use crate::graph::trace::{TensorMapper, Tensors};
 use crate::runtime::Target;
 
 /// Which backend a module is on.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 pub(super) enum Home {
     Flex,
     #[cfg(feature = "cubecl")]
@@ -29,8 +30,40 @@ pub(super) enum Home {
 ///
 /// `fuse`: where Burn fuses operations, so do steps.
 pub(super) fn home_of<M: Module>(module: &M, fuse: bool) -> Home {
+    module.devices().first().map_or(Home::Flex, |device| home_on(device, fuse))
+}
+
+/// Where the first tensor of a step's inputs is.
+pub(super) fn home_of_inputs<I: Tensors>(inputs: &I, fuse: bool) -> Home {
+    device_of(inputs).map_or(Home::Flex, |device| home_on(&device, fuse))
+}
+
+/// The device of the first tensor of a step's inputs.
+pub(super) fn device_of<I: Tensors>(inputs: &I) -> Option<Device> {
+    struct First(Option<Device>);
+    impl TensorMapper for First {
+        fn float<const D: usize>(&mut self, tensor: Tensor<D>) -> Tensor<D> {
+            self.0.get_or_insert_with(|| tensor.device());
+            tensor
+        }
+        fn int<const D: usize>(&mut self, tensor: Tensor<D, Int>) -> Tensor<D, Int> {
+            self.0.get_or_insert_with(|| tensor.device());
+            tensor
+        }
+        fn bool<const D: usize>(&mut self, tensor: Tensor<D, Bool>) -> Tensor<D, Bool> {
+            self.0.get_or_insert_with(|| tensor.device());
+            tensor
+        }
+    }
+    let mut first = First(None);
+    inputs.clone().map(&mut first);
+    first.0
+}
+
+fn home_on(device: &Device, fuse: bool) -> Home {
+    let device = device.clone().inner();
     #[cfg(feature = "cubecl")]
-    if lives_on::<burn_cubecl::CubeBackend, M>(module) {
+    if matches!(device.as_dispatch(), burn::backend::DispatchDevice::Cube(_)) {
         #[cfg(feature = "fusion")]
         if fuse {
             return Home::Fused;
@@ -38,25 +71,11 @@ pub(super) fn home_of<M: Module>(module: &M, fuse: bool) -> Home {
         return Home::Cube;
     }
     #[cfg(feature = "remote")]
-    if lives_on::<crate::runtime::remote::Router, M>(module) {
+    if matches!(device.as_dispatch(), burn::backend::DispatchDevice::Remote(_)) {
         return Home::Remote;
     }
-    let _ = (module, fuse);
+    let _ = (device, fuse);
     Home::Flex
-}
-
-/// Whether the first float parameter of a module is on a backend.
-#[cfg(any(feature = "cubecl", feature = "remote"))]
-fn lives_on<B: Target, M: Module>(module: &M) -> bool {
-    struct Look<B>(Option<bool>, std::marker::PhantomData<B>);
-    impl<B: Target> ModuleVisitor for Look<B> {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            self.0.get_or_insert_with(|| B::float_in(param.val()).is_ok());
-        }
-    }
-    let mut look = Look::<B>(None, std::marker::PhantomData);
-    module.visit(&mut look);
-    look.0 == Some(true)
 }
 
 /// A tensor that goes into a step.
@@ -70,6 +89,11 @@ pub(super) struct Bound<B: Target> {
 }
 
 impl<B: Target> Bound<B> {
+    /// Bytes of its elements.
+    pub(super) fn bytes(&self) -> usize {
+        self.shape.num_elements() * self.dtype.size()
+    }
+
     /// Tensors of several devices, in their order.
     pub(super) fn spread(handles: Vec<HandleKind<B>>) -> Result<Vec<Self>> {
         let mut groups: Vec<(B::Device, Vec<usize>)> = Vec::new();
@@ -104,7 +128,11 @@ impl<B: Target> Bound<B> {
 
 /// The tensors of a module, in the order it visits them.
 pub(super) struct ModuleState<B: Target> {
+    /// Where it is on the device.
     pub tensors: Vec<Bound<B>>,
+    /// Where it is in host memory and brought from there.
+    pub on_host: Vec<Bound<Flex>>,
+    device: Option<B::Device>,
     pub trainable: Vec<bool>,
     pub flags: Vec<bool>,
 }
@@ -155,15 +183,29 @@ impl<B: Engine> ModuleState<B> {
             return Err(error);
         }
         let tensors = B::spread(reader.handles)?;
-        Ok(Self { tensors, trainable: reader.trainable, flags: reader.flags })
+        let device = tensors.first().map(|tensor| B::device_of(&tensor.handle));
+        Ok(Self { tensors, on_host: Vec::new(), device, trainable: reader.trainable, flags: reader.flags })
     }
 }
 
 impl<B: Target> ModuleState<B> {
-    /// The device of its tensors.
+    /// Those of a module in host memory, for a run where its inputs are.
+    pub(super) fn brought<M: Module>(module: &M, inputs: &Inputs<B>) -> Result<Self> {
+        let ModuleState { tensors, trainable, flags, .. } = ModuleState::<Flex>::of(module)?;
+        if tensors.iter().any(|tensor| !tensor.dtype.is_float()) {
+            return Err(Error::InvalidInput {
+                why: "the inputs are on another device than the module, which has tensors of integers or booleans: those are not \
+                      the same on every device; move the module there with `to_device`"
+                    .into(),
+            });
+        }
+        let device = inputs.tensors.first().map(|tensor| B::device_of(&tensor.handle));
+        Ok(Self { tensors: Vec::new(), on_host: tensors, device, trainable, flags })
+    }
+
+    /// The device that steps run on.
     pub(super) fn device(&self) -> Result<B::Device> {
-        let first = self.tensors.first().map(|tensor| B::device_of(&tensor.handle));
-        first.ok_or_else(|| internal("a module without tensors was traced"))
+        self.device.clone().ok_or_else(|| internal("a module without tensors was traced"))
     }
 
     /// Elements and bytes of the trainable parameters.

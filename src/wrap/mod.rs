@@ -8,7 +8,9 @@ mod planner;
 mod settings;
 mod split;
 
+use std::any::Any;
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::panic::Location;
 use std::path::Path;
@@ -17,15 +19,18 @@ use std::time::{Duration, Instant};
 
 use burn::module::Module;
 use burn::optim::GradientsParams;
+use burn_flex::Flex;
 use burn_ir::HandleKind;
 
 use crate::cost::{Device, Problem, Profile, Roofline};
 use crate::error::{Error, Result};
-use crate::graph::trace::{Forward, Program, StepOutput, Tensors, model_device};
+use crate::graph::trace::{
+    Forward, Place, Program, StepOutput, Tensors, model_device, panic_message, quietly, trace, trace_at,
+};
 use crate::plan::Plan;
-use crate::runtime::{Overseer, Target, Usage};
+use crate::runtime::{Local, Overseer, Target, Usage, settled};
 use crate::units::{Budget, Bytes};
-use binding::{Inputs, ModuleState};
+use binding::{Home, Inputs, ModuleState};
 use engine::Engine;
 use pipeline::Pipeline;
 pub use pipeline::{DeviceReport, PipelineReport, PipelineSettings, Reduction};
@@ -60,11 +65,10 @@ pub struct Rematerialize<M> {
     shared: Arc<Shared>,
 }
 
-/// Do something where the last words stand for the backend that the module lives on: `B` for its
-/// type. A module that lives on none of them is refused by the first.
+/// Do something for the backend that `$home` says: `B` for its type.
 macro_rules! on_backend {
-    ($wrapped:expr, $backend:ident => $what:expr) => {
-        match binding::home_of(&$wrapped.module, $wrapped.fuses()) {
+    ($home:expr, $backend:ident => $what:expr) => {
+        match $home {
             #[cfg(feature = "fusion")]
             binding::Home::Fused => {
                 type $backend = crate::runtime::Fused;
@@ -98,12 +102,17 @@ struct Shared {
     steps: std::sync::atomic::AtomicU64,
     /// Several devices that share each step.
     pipeline: Option<Pipeline>,
+    /// Of a module in host memory, what stays on the device that it was run on: [`Kept`] of its backend.
+    kept: Mutex<Option<Box<dyn Any + Send>>>,
 }
+
+/// Tensors of a module in host memory, by their number in it: as they are there, and on the device.
+type Kept<B> = BTreeMap<usize, (HandleKind<Flex>, HandleKind<B>)>;
 
 impl Shared {
     fn new(settings: Settings, pipeline: Option<Pipeline>) -> Self {
         let planner = Mutex::new(Planner::new());
-        Self { settings, planner, latest: Mutex::new(None), steps: 0.into(), pipeline }
+        Self { settings, planner, latest: Mutex::new(None), steps: 0.into(), pipeline, kept: Mutex::new(None) }
     }
 }
 
@@ -126,9 +135,10 @@ impl Shared {
     ) -> Result<(Vec<HandleKind<B>>, Measured)> {
         let resident = entry.bound_bytes(&self.settings, state, &inputs);
         let device = state.device()?;
+        let kept = self.keep(entry, state, &device)?;
         let gauge = Gauge::<B>::new(&device);
         let start = Instant::now();
-        let results = entry.run(&self.settings, state, inputs, number, &mut |step| {
+        let results = entry.run(&self.settings, state, kept, inputs, number, &mut |step| {
             gauge.sample();
             observe(step);
         });
@@ -139,6 +149,39 @@ impl Shared {
             lock(&self.planner).lower(entry.planned_peak, peak);
         }
         Ok((results?, Measured { peak, reserved: gauge.reserved.get(), ran }))
+    }
+
+    /// What a run counts on being on the device for good, of a module in host memory: brought there once, and again
+    /// where the module has another tensor now. What other runs counted on is let go of first.
+    fn keep<B: Target>(
+        &self,
+        entry: &Entry,
+        state: &ModuleState<B>,
+        device: &B::Device,
+    ) -> Result<Vec<(usize, HandleKind<B>)>> {
+        if state.on_host.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut slot = lock(&self.kept);
+        let held = slot.take().and_then(|held| held.downcast::<Kept<B>>().ok());
+        let mut held = held.map_or_else(Kept::<B>::new, |held| *held);
+        // The copy holds on to the tensor it is of, so that none other can be in its place.
+        held.retain(|index, (of, copy)| {
+            let now = state.on_host.get(*index).map(|tensor| Flex::place(&tensor.handle));
+            entry.kept.contains(index) && now == Some(Flex::place(of)) && B::device_of(copy) == *device
+        });
+        for &index in &entry.kept {
+            let tensor = &state.on_host.get(index).ok_or_else(|| internal("a tensor to keep is gone"))?.handle;
+            if let std::collections::btree_map::Entry::Vacant(place) = held.entry(index) {
+                let copy = quietly(|| B::load(tensor, device).map(settled))
+                    .unwrap_or_else(|panic| Err(panic_message(&*panic)));
+                let copy = copy.map_err(|why| B::failure(device, "bringing parameters".into(), why))?;
+                place.insert((tensor.clone(), copy));
+            }
+        }
+        let kept = held.iter().map(|(&index, (_, copy))| (index, copy.clone())).collect();
+        *slot = Some(Box::new(held));
+        Ok(kept)
     }
 }
 
@@ -284,7 +327,11 @@ impl<M: Module> Rematerialize<M> {
         O::Output: Send + 'static,
         F: FnOnce(&M, I) -> O,
     {
-        on_backend!(self, B => match &self.shared.pipeline {
+        let home = match self.brings::<I>(O::TRAINS, &inputs) {
+            true => binding::home_of_inputs(&inputs, self.fuses()),
+            false => self.home(),
+        };
+        on_backend!(home, B => match &self.shared.pipeline {
             Some(pipeline) if O::TRAINS => self.step_pipelined::<B, I, O, F>(pipeline, place, inputs, step),
             _ => self.step_on::<B, I, O, F>(place, inputs, step, observe),
         })
@@ -305,8 +352,11 @@ impl<M: Module> Rematerialize<M> {
         F: FnOnce(&M, I) -> O,
     {
         let start = Instant::now();
-        let state = self.state::<B>(O::TRAINS)?;
         let mut tensors = Inputs::<B>::of(&inputs)?;
+        let state = match self.brings::<I>(O::TRAINS, &inputs) {
+            true => ModuleState::brought(&self.module, &tensors)?,
+            false => self.state::<B>(O::TRAINS)?,
+        };
         if self.shared.settings.plan.is_some() {
             tensors = tensors.all_owned();
         }
@@ -341,6 +391,10 @@ impl<M: Module> Rematerialize<M> {
     /// [`Module::valid`] leaves it (no autodiff, no dropout, running statistics as they stand), and
     /// what it computes on the way is freed at its last use, or made again where that is not enough.
     ///
+    /// A module on the CPU runs on the device that the inputs are on: as many of its parameters as the budget has room for are
+    /// kept there from run to run, and the others are brought when they are needed, ahead of what reads them where there is
+    /// room for that, and freed after it. So a model may be larger than its device.
+    ///
     /// # Errors
     /// Those of [`step`](Self::step), but that the module need not be trainable.
     #[track_caller]
@@ -369,7 +423,7 @@ impl<M: Module> Rematerialize<M> {
         F: FnOnce(&M, I) -> O,
     {
         let place = Location::caller();
-        on_backend!(self, B => {
+        on_backend!(self.home(), B => {
             let state = self.state::<B>(O::TRAINS)?;
             let tensors = Inputs::of(&inputs)?.all_owned();
             let entry = self.entry(place, &state, &tensors, &inputs, step)?;
@@ -388,7 +442,7 @@ impl<M: Module> Rematerialize<M> {
         O: StepOutput,
         F: FnOnce(&M, I) -> O,
     {
-        on_backend!(self, B => {
+        on_backend!(self.home(), B => {
             let (program, state, tensors) = self.program::<B, I, O, F>(&inputs, step)?;
             B::problem(&mut lock(&self.shared.planner), &self.shared.settings, &program, &state, &tensors)
         })
@@ -406,7 +460,7 @@ impl<M: Module> Rematerialize<M> {
         O: StepOutput,
         F: FnOnce(&M, I) -> O,
     {
-        on_backend!(self, B => {
+        on_backend!(self.home(), B => {
             let (program, state, tensors) = self.program::<B, I, O, F>(&inputs, step)?;
             let mut profile = Profile::new(B::describe(&state.device()?));
             let settings = &self.shared.settings;
@@ -428,7 +482,7 @@ impl<M: Module> Rematerialize<M> {
         O: StepOutput,
         F: FnOnce(&M, I) -> O,
     {
-        on_backend!(self, B => {
+        on_backend!(self.home(), B => {
             let (program, state, tensors) = self.program::<B, I, O, F>(&inputs, step)?;
             B::problem_with(&self.shared.settings, &program, &state, &tensors, Table::Stays(profile))
         })
@@ -448,11 +502,11 @@ impl<M: Module> Rematerialize<M> {
         O: StepOutput,
         F: FnOnce(&M, I) -> O,
     {
-        let held = on_backend!(self, B => {
+        let held = on_backend!(self.home(), B => {
             Inputs::<B>::of(&inputs)?;
             self.shared.settings.held_bytes(&self.state::<B>(O::TRAINS)?)
         });
-        let mut program = crate::graph::trace::trace::<M, I, O, F>(&self.module, &inputs, step)?.program;
+        let mut program = trace::<M, I, O, F>(&self.module, &inputs, step)?.program;
         let inputs: Vec<_> = program.ends.inputs.iter().copied().flatten().collect();
         program.take_over(inputs);
         let device = Device { name: roofline.to_string(), ..Device::default() };
@@ -482,7 +536,7 @@ impl<M: Module> Rematerialize<M> {
     {
         let state = self.state::<B>(O::TRAINS)?;
         let tensors = Inputs::of(inputs)?.all_owned();
-        let mut program = crate::graph::trace::trace::<M, I, O, F>(&self.module, inputs, step)?.program;
+        let mut program = trace::<M, I, O, F>(&self.module, inputs, step)?.program;
         program.take_over(planner::owned(&program.ends, &tensors));
         Ok((program, state, tensors))
     }
@@ -490,7 +544,18 @@ impl<M: Module> Rematerialize<M> {
     /// Whether its operations are fused, where Burn fuses them.
     fn fuses(&self) -> bool {
         let settings = &self.shared.settings;
-        settings.fusion && settings.host_memory == Bytes::ZERO && self.shared.pipeline.is_none()
+        settings.fusion && self.shared.pipeline.is_none()
+    }
+
+    /// Where the module lives.
+    fn home(&self) -> Home {
+        binding::home_of(&self.module, self.fuses())
+    }
+
+    /// Whether the module's tensors are brought from host memory to where the inputs are.
+    fn brings<I: Tensors>(&self, trains: bool, inputs: &I) -> bool {
+        let fits = !trains && self.shared.pipeline.is_none();
+        fits && self.home() == Home::Flex && binding::home_of_inputs(inputs, false) != Home::Flex
     }
 
     fn state<B: Engine>(&self, trains: bool) -> Result<ModuleState<B>> {
@@ -521,7 +586,9 @@ impl<M: Module> Rematerialize<M> {
         {
             return Ok(entry);
         }
-        let traced = crate::graph::trace::trace::<M, I, O, F>(&self.module, inputs, step)?;
+        let device = binding::device_of(inputs).filter(|_| !state.on_host.is_empty());
+        let at = device.as_ref().map_or(Place::Module, Place::At);
+        let traced = trace_at::<M, I, O, F>(&self.module, inputs, step, at)?;
         B::entry(&mut planner, settings, key, Untyped::of(traced), state, tensors)
     }
 }

@@ -18,7 +18,7 @@ use super::{Rematerialize, Shared, StepReport, Trained, internal, lock, on_backe
 use crate::entity::{OpId, ValueId};
 use crate::error::{Error, Result};
 use crate::graph::Fingerprint;
-use crate::graph::trace::{Ends, Program, StepOutput, Tensors};
+use crate::graph::trace::{Ends, Place, Program, StepOutput, Tensors, trace_at};
 use crate::joint::{self, Method, PipelinePlan, StagePlan};
 use crate::pipeline::{Chunk, Topology};
 use crate::plan::{Marker, StageStep};
@@ -291,7 +291,7 @@ impl<M: Module> Rematerialize<M> {
         F: FnOnce(&M, I) -> O,
     {
         let place = Location::caller();
-        on_backend!(self, B => {
+        on_backend!(self.home(), B => {
             let Some(pipeline) = &self.shared.pipeline else { return Ok(self) };
             let state = self.state::<B>(true)?;
             let parts = microbatches(&inputs, pipeline.options.axis, pipeline.options.microbatches)?;
@@ -365,7 +365,7 @@ impl<M: Module> Rematerialize<M> {
         if let Some(entry) = known.filter(|_| self.shared.settings.trusts::<F>()) {
             return Ok(entry);
         }
-        let traced = crate::graph::trace::trace_spread::<M, I, O, F>(&self.module, &part, step)?;
+        let traced = trace_at::<M, I, O, F>(&self.module, &part, step, Place::Spread)?;
         B::pipeline_entry(&self.shared, pipeline, key, Untyped::of(traced), state, &tensors)
     }
 }

@@ -18,9 +18,9 @@ use crate::cost::{Device, Problem, Profile, measure};
 use crate::entity::ValueId;
 use crate::error::{Error, Result};
 use crate::graph::trace::{Ends, Program, StepOutput, Tensors, Traced};
-use crate::graph::{Fingerprint, Fnv, Graph};
-use crate::plan::{Plan, Step, queue_ends, simulate};
-use crate::runtime::{Executable, OpProbe, Target, seed_of};
+use crate::graph::{Fingerprint, Fnv, Graph, Replay};
+use crate::plan::{Plan, Step, early, queue_ends, simulate};
+use crate::runtime::{Bindings, Executable, OpProbe, Target, seed_of};
 use crate::solver;
 use crate::units::{Budget, Bytes};
 
@@ -35,6 +35,8 @@ pub(super) struct Entry {
     pub planned_peak: Bytes,
     /// The most that is in host memory at once.
     host_peak: Bytes,
+    /// Tensors of a module in host memory that stay on the device, by their numbers in the module.
+    pub kept: Vec<usize>,
     /// Name of the program with its scalars.
     fingerprint: Fingerprint,
     executable: Executable,
@@ -89,8 +91,9 @@ impl Entry {
         state: &ModuleState<B>,
         inputs: &Inputs<B>,
     ) -> Bytes {
-        let tensors = state.tensors.iter().chain(&inputs.tensors);
-        let bytes: usize = tensors.map(|t| t.shape.num_elements() * t.dtype.size()).sum();
+        let tensors = state.tensors.iter().chain(&inputs.tensors).map(Bound::bytes);
+        let kept = self.kept.iter().filter_map(|&index| state.on_host.get(index)).map(Bound::bytes);
+        let bytes: usize = tensors.chain(kept).sum();
         let constants: usize = self.ends.constants.iter().map(|(_, data)| data.as_bytes().len()).sum();
         Bytes((bytes + constants) as u64) + settings.held_bytes(state)
     }
@@ -100,22 +103,29 @@ impl Entry {
         &self,
         settings: &Settings,
         state: &ModuleState<B>,
+        kept: Vec<(usize, HandleKind<B>)>,
         inputs: Inputs<B>,
         number: u64,
         observe: &mut dyn FnMut(usize),
     ) -> Result<Vec<HandleKind<B>>> {
         let (ends, device) = (&self.ends, state.device()?);
         room_on_host(self.host_peak)?;
-        let mut bindings = Vec::new();
+        let mut there = Vec::new();
         for ((_, place), tensor) in ends.module.iter().zip(&state.tensors) {
-            bindings.extend(place.map(|v| (v, tensor.handle.clone())));
+            there.extend(place.map(|v| (v, tensor.handle.clone())));
         }
         for (place, tensor) in ends.inputs.iter().zip(inputs.tensors) {
-            bindings.extend(place.map(|v| (v, tensor.handle)));
+            there.extend(place.map(|v| (v, tensor.handle)));
+        }
+        for (index, handle) in kept {
+            there.extend(ends.module[index].1.map(|v| (v, handle)));
         }
         for (v, data) in &ends.constants {
-            bindings.push((*v, B::of_data(data.clone(), &device)));
+            there.push((*v, B::of_data(data.clone(), &device)));
         }
+        let on_host = ends.module.iter().zip(&state.on_host);
+        let on_host = on_host.filter_map(|((_, place), tensor)| Some(((*place)?, tensor.handle.clone()))).collect();
+        let bindings = Bindings { there, on_host };
         let seed = |op| seed_of(settings.seed, number, op);
         self.executable.run::<B>(&device, settings.handlers::<B>(), bindings, seed, &self.results, observe)
     }
@@ -271,22 +281,24 @@ pub(super) fn key<B: Target>(
     hash.word(u64::from(place.line()));
     hash.word(u64::from(place.column()));
     hash.text(closure);
-    let mut tensors = |tensors: &[Bound<B>]| {
-        hash.word(tensors.len() as u64);
-        for tensor in tensors {
-            hash.word(tensor.shape.len() as u64);
-            tensor.shape.iter().for_each(|&d| hash.word(d as u64));
-            hash.text(tensor.dtype.name());
-            hash.text(tensor.layout.as_deref().unwrap_or_default());
-        }
-    };
-    tensors(&state.tensors);
-    tensors(&inputs.tensors);
+    hash_all(&mut hash, &state.tensors);
+    hash_all(&mut hash, &state.on_host);
+    hash_all(&mut hash, &inputs.tensors);
     for bits in [&state.trainable, &state.flags, &inputs.owned] {
         hash.word(bits.len() as u64);
         bits.iter().for_each(|&bit| hash.word(u64::from(bit)));
     }
     Ok(hash.finish())
+}
+
+fn hash_all<B: Target>(hash: &mut Fnv, tensors: &[Bound<B>]) {
+    hash.word(tensors.len() as u64);
+    for tensor in tensors {
+        hash.word(tensor.shape.len() as u64);
+        tensor.shape.iter().for_each(|&d| hash.word(d as u64));
+        hash.text(tensor.dtype.name());
+        hash.text(tensor.layout.as_deref().unwrap_or_default());
+    }
 }
 
 /// The values of inputs that are the step's own.
@@ -331,21 +343,29 @@ impl Planner {
         {
             return Ok(entry.clone());
         }
+        let (kept, budget) = match state.on_host.is_empty() {
+            true => (Vec::new(), settings.budget),
+            false => self.keep(settings, &mut program, state, inputs)?,
+        };
         let problem = self.problem(settings, &program, state, inputs)?;
-        let mut budget = Allowance::new::<B>(settings.budget, &problem, &state.device()?)?;
-        if let Some(ceiling) = self.ceiling.filter(|_| settings.plan.is_none()) {
-            budget.lower(ceiling);
-        }
+        let budget = self.allowance(settings, budget, &problem, state)?;
         // The same step called elsewhere, or only planned before, has its plan already.
         let known = known.or_else(|| self.entries.values().find(|e| e.fingerprint == fingerprint).cloned());
-        let plan = match known {
+        let mut plan = match known {
             Some(entry) if entry.plan.belongs_to(&problem.graph).is_ok() => entry.plan.clone(),
             _ => Self::plan(settings, &problem, &budget)?,
         };
+        let brings = |op| program.loaded(op).is_some();
+        if program.ops.keys().any(brings) {
+            plan.steps = early(&problem, &plan.steps, plan.budget, &brings)?;
+            plan.predicted.peak = simulate(&problem, &plan.steps)?.peak;
+        }
         let host_peak = check::check(&problem, &plan)?.host_peak;
         let mut executable = Executable::new(&program, &plan.steps)?;
         if B::QUEUES {
-            executable = executable.emptying_queue_before(&queue_ends(&problem, &plan.steps, plan.budget)?);
+            let at_once = |op| program.loaded(op).is_some() || program.replay(op) == Replay::Seeded;
+            let ends = queue_ends(&problem, &plan.steps, plan.budget, &at_once)?;
+            executable = executable.emptying_queue_before(&ends);
         }
         let entry = Arc::new(Entry {
             planned_peak: peak_with_handles::<B>(&problem, &plan.steps)?,
@@ -354,6 +374,7 @@ impl Planner {
             budget: budget.given.max(plan.budget),
             plan,
             host_peak,
+            kept,
             fingerprint,
             executable,
             loss: traced.loss,
@@ -361,6 +382,64 @@ impl Planner {
         });
         self.entries.insert(key, entry.clone());
         Ok(entry)
+    }
+
+    /// A budget, and how much of it a plan may use on this device.
+    fn allowance<B: Target>(
+        &self,
+        settings: &Settings,
+        budget: Budget,
+        problem: &Problem,
+        state: &ModuleState<B>,
+    ) -> Result<Allowance> {
+        let mut allowance = Allowance::new::<B>(budget, problem, &state.device()?)?;
+        if let Some(ceiling) = self.ceiling.filter(|_| settings.plan.is_none()) {
+            allowance.lower(ceiling);
+        }
+        Ok(allowance)
+    }
+
+    /// Of a module in host memory: have `program` bring what it reads of it, but for as much as the budget has room for without
+    /// anything being done twice. That is kept on the device: its numbers in the module, and the budget in bytes.
+    ///
+    /// The smallest are kept first: a copy takes some time whatever its size.
+    fn keep<B: Target>(
+        &mut self,
+        settings: &Settings,
+        program: &mut Program,
+        state: &ModuleState<B>,
+        inputs: &Inputs<B>,
+    ) -> Result<(Vec<usize>, Budget)> {
+        let places: Vec<Option<ValueId>> = program.ends.module.iter().map(|(_, place)| *place).collect();
+        let mut read: Vec<usize> = (0..places.len()).filter(|&index| places[index].is_some()).collect();
+        read.sort_by_key(|&index| state.on_host.get(index).map(Bound::bytes));
+        let total: usize = read.iter().filter_map(|&index| state.on_host.get(index)).map(Bound::bytes).sum();
+        let whole = self.problem(settings, program, state, inputs)?;
+        // A share is one of what the step would take with all of the module there.
+        let given = self.allowance(settings, settings.budget, &whole, state)?.given;
+        let budget = Budget::Bytes(given);
+        for eighths in (0..=8).rev() {
+            let (mut room, mut kept) = (total / 8 * eighths, Vec::new());
+            for &index in &read {
+                let bytes = state.on_host.get(index).map_or(0, Bound::bytes);
+                if eighths < 8 && bytes > room {
+                    break;
+                }
+                room = room.saturating_sub(bytes);
+                kept.push(index);
+            }
+            let mut candidate = program.clone();
+            let brought = read.iter().filter(|index| !kept.contains(index)).filter_map(|&index| places[index]);
+            candidate.load(brought);
+            let problem = self.problem(settings, &candidate, state, inputs)?;
+            let allowance = self.allowance(settings, budget, &problem, state)?;
+            if eighths == 0 || solver::baseline(&problem).1.peak <= allowance.for_plan {
+                kept.sort_unstable();
+                *program = candidate;
+                return Ok((kept, budget));
+            }
+        }
+        Ok((Vec::new(), budget))
     }
 
     /// The problem of a program, with costs from the profile that is kept or measured now.
@@ -455,7 +534,8 @@ pub(super) fn problem_with<B: Target>(
     let (costs, profile) = match table {
         Table::Stays(profile) => (measure::look_up(&mut probe, values, profile), profile),
         Table::Grows(profile) => {
-            if settings.host_memory > Bytes::ZERO && profile.link.is_none() {
+            let brings = program.ops.keys().any(|op| program.loaded(op).is_some());
+            if (settings.host_memory > Bytes::ZERO || brings) && profile.link.is_none() {
                 profile.link = B::link(&on);
             }
             let mut progress = Progress::new(settings.quiet);
@@ -469,7 +549,17 @@ pub(super) fn problem_with<B: Target>(
         device.host_memory = settings.host_memory;
         (device.d2h_bytes_per_s, device.h2d_bytes_per_s) = (link.d2h_bytes_per_s, link.h2d_bytes_per_s);
     }
-    program.problem("step", &costs?, settings.held_bytes(state), B::TENSOR_BYTES, device)
+    let mut costs = costs?;
+    if let Some(link) = profile.link {
+        for op in program.ops.keys() {
+            if let Some(v) = program.loaded(op) {
+                let value = &program.values[v];
+                let bytes = (value.shape.num_elements() * value.dtype.size()) as u64;
+                costs[op].time = Bytes(bytes).moved_at(link.h2d_bytes_per_s);
+            }
+        }
+    }
+    program.problem("step", &costs, settings.held_bytes(state), B::TENSOR_BYTES, device)
 }
 
 /// The cost profile of this machine and where it is kept.

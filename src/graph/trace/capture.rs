@@ -74,7 +74,7 @@ pub(super) fn capture<M, I, O, F>(
     model: &M,
     inputs: &I,
     step: F,
-    spread: bool,
+    at: Place<'_>,
 ) -> Result<(Captured, O::Loss, O::Output)>
 where
     M: Module,
@@ -82,8 +82,8 @@ where
     O: StepOutput,
     F: FnOnce(&M, I) -> O,
 {
-    let survey = Survey::of(model, O::TRAINS, spread)?;
-    let device = CaptureSlot::take(&survey.device)?;
+    let survey = Survey::of(model, O::TRAINS, at == Place::Spread)?;
+    let device = CaptureSlot::take(if let Place::At(device) = at { device } else { &survey.device })?;
     // `valid` gives running statistics buffers of their own: mapping a clone would write into the
     // original's, which clones share.
     let plain = catch(AssertUnwindSafe(|| model.valid()), "copying the module's structure")?;
@@ -125,6 +125,17 @@ where
     let (mut captured, loss, outputs) = result.expect("a completed scope has a record");
     captured.graph = graph;
     Ok((captured, loss, outputs))
+}
+
+/// Where a step's ops are to run.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Place<'a> {
+    /// Where the module is.
+    Module,
+    /// On several devices, as the module is.
+    Spread,
+    /// On another device than the module.
+    At(&'a Device),
 }
 
 /// What the module holds and where.

@@ -9,7 +9,7 @@ mod tensors;
 use burn::module::Module;
 
 pub use capture::{Kind, ModuleTensor};
-pub(crate) use capture::{model_device, panic_message, quietly};
+pub(crate) use capture::{Place, model_device, panic_message, quietly};
 #[cfg(feature = "remote")]
 pub(crate) use program::SetIr;
 pub use program::{Ends, Program, ProgramValue};
@@ -43,27 +43,17 @@ where
     O: StepOutput,
     F: FnOnce(&M, I) -> O,
 {
-    of::<M, I, O, F>(model, inputs, step, false)
+    trace_at::<M, I, O, F>(model, inputs, step, Place::Module)
 }
 
-/// The same for a module whose tensors may be spread over several devices.
-pub(crate) fn trace_spread<M, I, O, F>(model: &M, inputs: &I, step: F) -> Result<Traced<O>>
+/// The same for ops that run elsewhere than at one place with the module.
+pub(crate) fn trace_at<M, I, O, F>(model: &M, inputs: &I, step: F, at: Place<'_>) -> Result<Traced<O>>
 where
     M: Module,
     I: Tensors,
     O: StepOutput,
     F: FnOnce(&M, I) -> O,
 {
-    of::<M, I, O, F>(model, inputs, step, true)
-}
-
-fn of<M, I, O, F>(model: &M, inputs: &I, step: F, spread: bool) -> Result<Traced<O>>
-where
-    M: Module,
-    I: Tensors,
-    O: StepOutput,
-    F: FnOnce(&M, I) -> O,
-{
-    let (captured, loss, outputs) = capture::capture::<M, I, O, F>(model, inputs, step, spread)?;
+    let (captured, loss, outputs) = capture::capture::<M, I, O, F>(model, inputs, step, at)?;
     Ok(Traced { program: Program::new(captured)?, loss, outputs })
 }

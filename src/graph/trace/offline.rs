@@ -151,7 +151,7 @@ impl Program {
 
     fn cost_on(&self, roofline: &Roofline, op: OpId, lays: &mut EntityMap<ValueId, Lay>) -> OpCost {
         let (inputs, outputs) = self.reads_and_writes(op);
-        if self.is_take_over(op) {
+        if self.stands_for(op) {
             return OpCost::nothing(outputs.len());
         }
         let bytes = |v: ValueId, elements: u64| elements * self.values[v].dtype.size() as u64;

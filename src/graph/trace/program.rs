@@ -1,6 +1,6 @@
 //! The recorded step, cleaned up: numbered values, no dead code, no copies of module data.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use burn_backend::{DType, Shape, TensorData};
@@ -29,6 +29,9 @@ pub struct ProgramValue {
 
 /// Name of the op that stands for the inputs a step owns.
 const TAKE_OVER: &str = "plimsoll.inputs";
+
+/// Name of the operation that stands for bringing a module tensor from host memory.
+const LOAD: &str = "plimsoll.load";
 
 /// A training step that can be run: Burn's own operations, and where its tensors come from and
 /// go to. Tensor id `n` in an operation is value `v n`.
@@ -106,6 +109,10 @@ fn replay_of(op: &OperationIr) -> Replay {
 
 fn takes_over(op: &OperationIr) -> bool {
     matches!(op, OperationIr::Custom(custom) if custom.id == TAKE_OVER)
+}
+
+fn loads(op: &OperationIr) -> bool {
+    matches!(op, OperationIr::Custom(custom) if custom.id == LOAD)
 }
 
 impl Program {
@@ -227,12 +234,7 @@ impl Program {
         for v in inputs {
             let value = &mut self.values[v];
             if value.role == Role::Input && !std::mem::replace(&mut value.owned, true) {
-                given.push(TensorIr {
-                    id: TensorId::new(v.index() as u64),
-                    shape: value.shape.clone(),
-                    dtype: value.dtype,
-                    status: TensorStatus::NotInit,
-                });
+                given.push(made(v, value));
             }
         }
         if !given.is_empty() {
@@ -241,6 +243,47 @@ impl Program {
             self.kinds = std::iter::once("Step.Inputs".to_owned()).chain(self.kinds.values().cloned()).collect();
             self.phases = std::iter::once(Phase::Forward).chain(self.phases.values().copied()).collect();
         }
+    }
+
+    /// Have these tensors of the module come from host memory when they are needed, again and again if that helps: each becomes
+    /// the result of an op, `Step.Load`, before the first that reads it.
+    pub fn load(&mut self, tensors: impl IntoIterator<Item = ValueId>) {
+        let mut wanted: BTreeSet<ValueId> = tensors.into_iter().collect();
+        wanted.retain(|&v| matches!(self.values[v].role, Role::Parameter | Role::Buffer));
+        for &v in &wanted {
+            self.values[v].owned = true;
+        }
+        let (mut ops, mut kinds, mut phases) = (EntityMap::new(), EntityMap::new(), EntityMap::new());
+        let mut push = |op: OperationIr, kind: String, phase: Phase| {
+            ops.push(op);
+            kinds.push(kind);
+            phases.push(phase);
+        };
+        let bring = |v: ValueId, phase: Phase, push: &mut dyn FnMut(OperationIr, String, Phase)| {
+            let op = OperationIr::Custom(CustomOpIr::new(LOAD, &[], &[made(v, &self.values[v])]));
+            push(op, "Step.Load".to_owned(), phase);
+        };
+        for (id, op) in self.ops.iter() {
+            for v in self.reads_and_writes(id).0 {
+                if wanted.remove(&v) {
+                    bring(v, self.phases[id], &mut push);
+                }
+            }
+            push(op.clone(), self.kinds[id].clone(), self.phases[id]);
+        }
+        // What nothing reads is a result as it is.
+        wanted.into_iter().for_each(|v| bring(v, Phase::Forward, &mut push));
+        (self.ops, self.kinds, self.phases) = (ops, kinds, phases);
+    }
+
+    /// The tensor that `op` brings from host memory, if that is what it does.
+    pub fn loaded(&self, op: OpId) -> Option<ValueId> {
+        loads(&self.ops[op]).then(|| self.reads_and_writes(op).1.first().copied()).flatten()
+    }
+
+    /// Whether `op` is the plan's alone, and not the model's.
+    pub fn stands_for(&self, op: OpId) -> bool {
+        takes_over(&self.ops[op]) || loads(&self.ops[op])
     }
 
     /// Whether `op` is the one that stands for the inputs a step owns.
@@ -310,6 +353,16 @@ impl Program {
     }
 }
 
+/// A value as an operation makes it.
+fn made(v: ValueId, value: &ProgramValue) -> TensorIr {
+    TensorIr {
+        id: TensorId::new(v.index() as u64),
+        shape: value.shape.clone(),
+        dtype: value.dtype,
+        status: TensorStatus::NotInit,
+    }
+}
+
 /// Which operations something wanted depends on. Operations that stand for module tensors and
 /// inputs are left out: those come from outside.
 fn live_ops(
@@ -317,7 +370,7 @@ fn live_ops(
     source: &BTreeMap<TensorId, Role>,
     wanted: impl Iterator<Item = TensorId>,
 ) -> Vec<bool> {
-    let mut needed: std::collections::BTreeSet<TensorId> = wanted.filter(|id| !source.contains_key(id)).collect();
+    let mut needed: BTreeSet<TensorId> = wanted.filter(|id| !source.contains_key(id)).collect();
     let mut live = vec![false; operations.len()];
     for (index, op) in operations.iter().enumerate().rev() {
         if op.outputs().any(|t| needed.contains(&t.id)) || replay_of(op) == Replay::Once {

@@ -26,7 +26,7 @@ use crate::graph::trace::SetIr;
 use crate::runtime::fused::through_queue as through_remote_dispatch;
 #[cfg(not(feature = "fusion"))]
 use crate::runtime::target::through_dispatch as through_remote_dispatch;
-use crate::runtime::target::{Interpreter, Seen, Target, Usage, handle_of};
+use crate::runtime::target::{Coming, Interpreter, Seen, Target, Usage, handle_of};
 use crate::units::Bytes;
 
 /// Burn's remote backend without the queue that its feature `fusion` puts before it.
@@ -141,6 +141,7 @@ fn read(handle: HandleKind<Router>) -> Result<TensorData, String> {
 
 impl Target for Router {
     type Host = TensorData;
+    type Landing = std::convert::Infallible;
     // The worker's are there.
     type Handlers = ();
     type Interpreter = Sender;
@@ -181,20 +182,12 @@ impl Target for Router {
         Ok(layouts.into_iter().map(|layout| Seen { layout, holders: None }).collect())
     }
 
-    fn of_data(data: TensorData, device: &RemoteDevice) -> HandleKind<Self> {
-        match data.dtype() {
-            d if d.is_float() => HandleKind::Float(Self::float_from_data(data, device)),
-            d if d.is_bool() => HandleKind::Bool(Self::bool_from_data(data, device)),
-            _ => HandleKind::Int(Self::int_from_data(data, device)),
-        }
-    }
-
     fn to_host(handle: HandleKind<Self>) -> Result<TensorData, String> {
         read(handle)
     }
 
-    fn from_host(host: TensorData, device: &RemoteDevice) -> Result<HandleKind<Self>, String> {
-        Ok(Self::of_data(host, device))
+    fn from_host(host: TensorData, device: &RemoteDevice) -> Result<Coming<Self>, String> {
+        Ok((Self::of_data(host, device), None))
     }
 
     /// Tensors lie in the worker's host memory; this process's is on the other side of a network.
