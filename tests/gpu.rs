@@ -58,6 +58,8 @@ struct Bed<'a> {
     name: &'a str,
     device: &'a Device,
     costs: tempfile::TempDir,
+    /// How long to look for what to move.
+    patience: Duration,
 }
 
 impl Bed<'_> {
@@ -65,7 +67,7 @@ impl Bed<'_> {
         let mut settings = settings(budget).fusion(fusion).profile_directory(Some(self.costs.path().to_owned()));
         if host {
             // What to move is looked for when the rest is planned.
-            settings = settings.host_memory(Bytes(1 << 30)).time_limit(Duration::from_secs(20));
+            settings = settings.host_memory(Bytes(1 << 30)).time_limit(self.patience);
         }
         let planned = Planned { steps: 2, settings };
         let ran = zoo::with_model(self.name, &small(self.name), self.device, 7, planned).unwrap();
@@ -121,7 +123,7 @@ fn zoo_models_train_identically_on_the_device() {
     let only = if only == "all" { all } else { only.split(',').collect() };
     for name in only {
         let costs = tempfile::tempdir().unwrap();
-        let bed = Bed { name, device: &device, costs };
+        let bed = Bed { name, device: &device, costs, patience: Duration::from_secs(5) };
         let (plain, _) = zoo::with_model(name, &small(name), &device, 7, Plain { steps: 2 }).unwrap();
         let kept = |fusion| bed.planned(Budget::Unlimited, fusion, false).unwrap();
         let (exact, _, _) = kept(false);
@@ -163,7 +165,8 @@ fn offloaded_activations_come_back_as_they_were() {
     let _alone = alone();
     let Some(device) = device() else { return };
     for name in ["gpt", "resnet", "frozen"] {
-        let bed = Bed { name, device: &device, costs: tempfile::tempdir().unwrap() };
+        let costs = tempfile::tempdir().unwrap();
+        let bed = Bed { name, device: &device, costs, patience: Duration::from_secs(20) };
         let (want, _, _) = bed.planned(Budget::Unlimited, false, false).unwrap();
         bed.fast_link();
         for fusion in [false, true] {
