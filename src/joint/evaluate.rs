@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use super::bound::Saved;
 use super::cuts::{Cut, Layout, is_source};
 use super::estimate::Place;
 use super::stage::{Measure, Stage};
@@ -56,6 +57,10 @@ pub(super) struct Evaluator<'a> {
     pub plain: Cell<bool>,
     /// Plan at fewer budgets.
     pub quick: Cell<bool>,
+    /// The first plan of a stage that fits will do.
+    pub any: Cell<bool>,
+    /// The least that any plan of a stage saves.
+    pub saved: RefCell<Saved<'a>>,
     stages: RefCell<BTreeMap<Key, Known>>,
     /// By what a stage and its budget come to: equal stages are planned once.
     plans: RefCell<BTreeMap<u128, Option<Planned>>>,
@@ -85,6 +90,8 @@ impl<'a> Evaluator<'a> {
             tried: Cell::new(0),
             plain: Cell::new(false),
             quick: Cell::new(false),
+            any: Cell::new(false),
+            saved: RefCell::new(Saved::new(problem, layout, cuts)),
             stages: RefCell::default(),
             plans: RefCell::default(),
         }
@@ -92,6 +99,11 @@ impl<'a> Evaluator<'a> {
 
     pub fn late(&self) -> bool {
         self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    /// The time that is left.
+    pub fn left(&self) -> Duration {
+        self.deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
     fn bounds(&self, from: usize, to: usize) -> (Option<&'a Cut>, Option<&'a Cut>) {
@@ -177,6 +189,15 @@ impl<'a> Evaluator<'a> {
     pub fn missing(&self, ends: &[usize], schedule: &Schedule) -> Result<Vec<u64>> {
         let mut chunks = self.chunks(ends, schedule)?;
         (0..schedule.devices().len()).map(|device| self.fill(device, schedule, &mut chunks)).collect()
+    }
+
+    /// The same for one device alone.
+    ///
+    /// # Errors
+    /// Those of building stages.
+    pub fn missing_on(&self, device: usize, ends: &[usize], schedule: &Schedule) -> Result<u64> {
+        let mut chunks = self.chunks(ends, schedule)?;
+        self.fill(device, schedule, &mut chunks)
     }
 
     /// Whether it is proved that no plan of a stage without offload fits a place where each microbatch in flight saves `each` bytes
@@ -295,13 +316,19 @@ impl<'a> Evaluator<'a> {
             if !fits {
                 let alone = attempt(room, 0)?;
                 fits = alone == Some(true);
-                for share in SAVED.into_iter().filter(|_| alone.is_some()) {
-                    let saved = (room as f64 * share) as u64 / count;
+                let least = match own[..] {
+                    [c] => Some(self.saved.borrow_mut().least(chunks[c].key.0, chunks[c].key.1)),
+                    _ => None,
+                };
+                let least = least.filter(|least| least.saturating_mul(count) <= room);
+                let shares = SAVED.into_iter().map(|share| (room as f64 * share) as u64 / count);
+                for saved in least.into_iter().chain(shares).filter(|_| alone.is_some()) {
                     fits = fits || attempt(saved, room - saved * count)? == Some(true);
                 }
             }
-            if fits || own.iter().all(|&c| stages[&chunks[c].key].0.problem.graph.ops().len() <= SMALL) {
-                for saved in saves {
+            let small = || own.iter().all(|&c| stages[&chunks[c].key].0.problem.graph.ops().len() <= SMALL);
+            if fits && !self.any.get() || !fits && small() {
+                for saved in saves.into_iter().take_while(|_| !fits || !self.late()) {
                     attempt(saved, room - saved * count)?;
                 }
             }
@@ -323,9 +350,8 @@ impl<'a> Evaluator<'a> {
         if let Some(known) = self.plans.borrow().get(&name) {
             return Ok(known.clone());
         }
-        let left = self.deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
         let options = solver::Options {
-            time_limit: self.each.min(left),
+            time_limit: self.each.min(self.left()),
             node_limit: self.nodes.get(),
             search_minimum: false,
             prove: false,

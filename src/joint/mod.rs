@@ -20,6 +20,8 @@ mod bound;
 mod cuts;
 mod estimate;
 mod evaluate;
+mod fitting;
+mod order;
 mod search;
 mod stage;
 
