@@ -2,10 +2,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::bound::Saved;
 use super::cuts::{Cut, Layout, is_source};
+use super::early::early;
 use super::estimate::Place;
 use super::stage::{Measure, Stage};
 use super::{Method, PipelinePlan, StagePlan};
@@ -15,7 +17,7 @@ use crate::entity::{Entity, OpId};
 use crate::error::{Error, Result};
 use crate::graph::{Fnv, Replay};
 use crate::pipeline::{self, Action, ChunkCost, DeviceCost, Link, Schedule, Topology, Workload};
-use crate::plan::{Lowering, Plan, Predicted, Status, Step, lower};
+use crate::plan::{Lowering, Plan, Predicted, Status, Step, lower, simulate};
 use crate::solver;
 use crate::units::{Bytes, Nanos};
 
@@ -59,6 +61,8 @@ pub(super) struct Evaluator<'a> {
     pub quick: Cell<bool>,
     /// The first plan of a stage that fits will do.
     pub any: Cell<bool>,
+    /// Begin with an order as well that runs [early] what frees more than it makes.
+    pub early: Cell<bool>,
     /// The least that any plan of a stage saves.
     pub saved: RefCell<Saved<'a>>,
     stages: RefCell<BTreeMap<Key, Known>>,
@@ -91,6 +95,7 @@ impl<'a> Evaluator<'a> {
             plain: Cell::new(false),
             quick: Cell::new(false),
             any: Cell::new(false),
+            early: Cell::new(false),
             saved: RefCell::new(Saved::new(problem, layout, cuts)),
             stages: RefCell::default(),
             plans: RefCell::default(),
@@ -346,11 +351,13 @@ impl<'a> Evaluator<'a> {
         let budget = resident + saved + beside;
         let reserve = budget.saturating_sub(resident + saved + stage.returned.get());
         let stage = stage.reserving(Bytes(reserve));
-        let name = name_of(&stage, budget, self.nodes.get());
+        let name = name_of(&stage, budget, self.nodes.get(), self.early.get());
         if let Some(known) = self.plans.borrow().get(&name) {
             return Ok(known.clone());
         }
+        let starts = if self.early.get() { vec![Arc::new(early_plan(&stage)?)] } else { Vec::new() };
         let options = solver::Options {
+            starts,
             time_limit: self.each.min(self.left()),
             node_limit: self.nodes.get(),
             search_minimum: false,
@@ -569,8 +576,25 @@ fn everything_again(stage: &Stage) -> Vec<Step> {
     lower(graph, &order, Lowering::default())
 }
 
+/// Everything kept in the order that is [early].
+fn early_plan(stage: &Stage) -> Result<Plan> {
+    let graph = &stage.problem.graph;
+    let steps = lower(graph, &early(graph), Lowering::default());
+    let timeline = simulate(&stage.problem, &steps)?;
+    let predicted = Predicted {
+        peak: timeline.peak,
+        time: timeline.time,
+        baseline_peak: timeline.peak,
+        baseline_time: timeline.time,
+        overhead: 0.0,
+        lower_bound: 0.0,
+        status: Status::Feasible,
+    };
+    Ok(Plan::new(graph, timeline.peak, "early", steps, predicted))
+}
+
 /// A name for a stage, its budget, and how hard it is planned.
-fn name_of(stage: &Stage, budget: u64, nodes: Option<u64>) -> u128 {
+fn name_of(stage: &Stage, budget: u64, nodes: Option<u64>, early: bool) -> u128 {
     let mut hash = Fnv::new();
     hash.text(&stage.problem.graph.fingerprint().to_string());
     stage.problem.costs.time.values().for_each(|time| hash.word(time.get()));
@@ -578,6 +602,6 @@ fn name_of(stage: &Stage, budget: u64, nodes: Option<u64>) -> u128 {
     let device = &stage.problem.device;
     let words =
         [nodes.unwrap_or(u64::MAX), budget, device.host_memory.get(), device.d2h_bytes_per_s, device.h2d_bytes_per_s];
-    words.into_iter().for_each(|word| hash.word(word));
+    words.into_iter().chain([u64::from(early)]).for_each(|word| hash.word(word));
     u128::from_str_radix(&hash.finish().to_string(), 16).unwrap_or(0)
 }

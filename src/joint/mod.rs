@@ -18,6 +18,7 @@
 
 mod bound;
 mod cuts;
+mod early;
 mod estimate;
 mod evaluate;
 mod fitting;

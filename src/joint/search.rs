@@ -467,14 +467,14 @@ impl Search<'_> {
         let evaluator = &self.evaluator;
         let places = places(self.topology, schedule, route);
         let Some(mut fitting) = Fitting::new(evaluator, &self.estimate, schedule, places) else { return Ok(false) };
+        evaluator.early.set(true);
         let until = Instant::now().checked_add(evaluator.left() / 4 * 3);
         let mut found = fitting.cuts(Nanos(u64::MAX), true, until)?;
         if found.is_none() && !fitting.proved() {
             // Planned harder some stages may fit yet.
-            let nodes = evaluator.nodes.replace(self.options.node_limit);
+            evaluator.nodes.set(self.options.node_limit);
             fitting.forget();
             found = fitting.cuts(Nanos(u64::MAX), true, until)?;
-            evaluator.nodes.set(nodes.filter(|_| found.is_none()).or(self.options.node_limit));
         }
         let Some(ends) = found else { return Ok(fitting.proved()) };
         self.consider(&ends, schedule, best)?;
