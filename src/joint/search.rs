@@ -469,9 +469,9 @@ impl Search<'_> {
         let Some(mut fitting) = Fitting::new(evaluator, &self.estimate, schedule, places) else { return Ok(false) };
         evaluator.early.set(true);
         let until = Instant::now().checked_add(evaluator.left() / 4 * 3);
-        let mut found = fitting.cuts(Nanos(u64::MAX), true, until)?;
+        let mut found = fitting.cuts(Nanos(u64::MAX), false, until)?;
         if found.is_none() && !fitting.proved() {
-            // Planned harder some stages may fit yet.
+            // Planned harder some stages may fit yet, or their neighbours.
             evaluator.nodes.set(self.options.node_limit);
             fitting.forget();
             found = fitting.cuts(Nanos(u64::MAX), true, until)?;
