@@ -467,12 +467,12 @@ impl Search<'_> {
         let evaluator = &self.evaluator;
         let places = places(self.topology, schedule, route);
         let Some(mut fitting) = Fitting::new(evaluator, &self.estimate, schedule, places) else { return Ok(false) };
-        evaluator.early.set(true);
         let until = Instant::now().checked_add(evaluator.left() / 4 * 3);
         let mut found = fitting.cuts(Nanos(u64::MAX), false, until)?;
         if found.is_none() && !fitting.proved() {
             // Planned harder some stages may fit yet, or their neighbours.
             evaluator.nodes.set(self.options.node_limit);
+            evaluator.early.set(true);
             fitting.forget();
             found = fitting.cuts(Nanos(u64::MAX), true, until)?;
         }
