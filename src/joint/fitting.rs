@@ -16,7 +16,7 @@ use crate::pipeline::Schedule;
 use crate::units::Nanos;
 
 /// In steps of more ops nothing is proved of stages, which takes about as long as planning them.
-const LARGE: usize = 4000;
+pub(super) const LARGE: usize = 4000;
 
 /// A number of a stage, its first segment, and the one after its last.
 type Stretch = (usize, usize, usize);

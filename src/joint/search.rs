@@ -9,7 +9,7 @@ use super::bound;
 use super::cuts::{Cut, Layout};
 use super::estimate::{Again, Estimate, Load, Place, partitions};
 use super::evaluate::{Evaluator, flights};
-use super::fitting::Fitting;
+use super::fitting::{Fitting, LARGE};
 use super::{Options, PipelinePlan};
 use crate::cost::Problem;
 use crate::error::{Error, Result};
@@ -429,9 +429,10 @@ impl Search<'_> {
     }
 
     /// The [roomiest](Estimate::roomiest) cuts for the first route, or none where it is proved that there are none for some
-    /// route: as long as a stage of those cuts is [refuted](Evaluator::refuted) it is left out, for a quarter of the time.
+    /// route: as long as a stage of those cuts is [refuted](Evaluator::refuted) it is left out, for a quarter of the time and in steps that are not [`LARGE`].
     fn roomiest(&self, schedule: &Schedule) -> Result<Option<Vec<usize>>> {
         let until = Instant::now().checked_add(self.evaluator.left() / 4);
+        let large = self.evaluator.problem.graph.ops().len() > LARGE;
         let mut first = None;
         for route in schedule.routes() {
             let places = places(self.topology, schedule, route);
@@ -445,7 +446,7 @@ impl Search<'_> {
                 let known = refuted.len();
                 for (k, (&(from, to), place)) in stages.iter().zip(&places).enumerate() {
                     let late = until.is_some_and(|until| Instant::now() >= until);
-                    if !late && !place.offloads && looked.insert((k, from, to)) {
+                    if !large && !late && !place.offloads && looked.insert((k, from, to)) {
                         let each = saved().least(from, to);
                         if self.evaluator.refuted((from, to), place, each, schedule)? {
                             refuted.insert((k, from, to));
