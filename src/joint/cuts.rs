@@ -15,6 +15,7 @@
 
 use std::collections::BTreeMap;
 
+use super::order::reversed;
 use crate::cost::Problem;
 use crate::entity::{Entity, EntityMap, OpId, ValueId};
 use crate::graph::{Phase, Replay, Role};
@@ -24,6 +25,9 @@ const MOST: usize = 256;
 
 /// What a partner that is off by the whole backward costs, in times the fewest bytes that cross.
 const OFF: f64 = 20.0;
+
+/// Tenths of the bytes that cross cuts of the order as recorded, above which the [reversed] one is not taken.
+const MUCH_LESS: f64 = 7.0;
 
 /// Where a step is cut: see the module's description.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +47,8 @@ pub struct Cut {
 /// What the cuts of a problem are made from. Ops are named by their places in `order`.
 pub(super) struct Layout {
     /// The graph's order, but what only hands a gradient out stands where the gradient is made, and what the backward part
-    /// does with nothing but the forward's results, and not for a gradient, stands in the forward.
+    /// does with nothing but the forward's results, and not for a gradient, stands in the forward. Where that makes cuts much
+    /// cheaper the backward part is [brought](reversed) into the reverse of the forward's order.
     pub order: Vec<OpId>,
     /// Places of ops in that order.
     pub place: EntityMap<OpId, usize>,
@@ -163,13 +168,29 @@ fn kept_together(
 }
 
 impl Layout {
-    pub fn new(problem: &Problem) -> Self {
+    /// The layout of a problem's step, and the cuts worth looking at.
+    pub fn new(problem: &Problem) -> (Self, Vec<Cut>) {
         let graph = &problem.graph;
-        let ops = graph.ops().len();
         let backward = |phase: Phase| matches!(phase, Phase::Backward | Phase::Update);
-        let turn = graph.ops().values().position(|op| backward(op.phase)).unwrap_or(ops);
+        let turn = graph.ops().values().position(|op| backward(op.phase)).unwrap_or(graph.ops().len());
         let beside = beside(problem);
         let (order, turn) = order(problem, &beside, turn);
+        let reversed = reversed(problem, &order, turn);
+        let of = |order| {
+            let layout = Self::of(problem, &beside, order, turn);
+            let cuts = layout.candidates(problem);
+            (layout, cuts)
+        };
+        let recorded = of(order);
+        match reversed.map(of) {
+            Some(reversed) if bytes(&reversed.1) <= bytes(&recorded.1) / 10.0 * MUCH_LESS => reversed,
+            _ => recorded,
+        }
+    }
+
+    fn of(problem: &Problem, beside: &EntityMap<OpId, bool>, order: Vec<OpId>, turn: usize) -> Self {
+        let graph = &problem.graph;
+        let ops = graph.ops().len();
         let mut place = EntityMap::filled(0, ops);
         order.iter().enumerate().for_each(|(at, &op)| place[op] = at);
         let sources: EntityMap<OpId, bool> = graph.ops().keys().map(|op| is_source(problem, op)).collect();
@@ -192,7 +213,7 @@ impl Layout {
             Some(*sum)
         });
         let passed = std::iter::once(0).chain(times).collect();
-        let together = kept_together(problem, &beside, &order, &place);
+        let together = kept_together(problem, beside, &order, &place);
         Self { order, place, turn, ops, passed, lives, shared, together }
     }
 
@@ -211,7 +232,7 @@ impl Layout {
     }
 
     /// The cut after `forward` ops.
-    pub fn cut(&self, forward: usize) -> Cut {
+    fn cut(&self, forward: usize) -> Cut {
         // What it costs to have the partner right before op b, as differences.
         let places = self.ops - self.turn + 1;
         let mut change = vec![0i128; places + 1];
@@ -278,7 +299,7 @@ impl Layout {
     }
 
     /// The cuts worth looking at, in order, their partners in reverse order.
-    pub fn candidates(&self, problem: &Problem) -> Vec<Cut> {
+    fn candidates(&self, problem: &Problem) -> Vec<Cut> {
         // What goes forward at each place, by the forward part alone.
         let mut change = vec![0i128; self.turn + 2];
         for (_, producer, readers, bytes) in &self.lives {
@@ -316,6 +337,12 @@ impl Layout {
         let all = stretches.into_iter().flatten().map(|place| self.cut(place));
         in_reverse(&all.filter(|cut| cut.backward > cut.forward).collect::<Vec<_>>())
     }
+}
+
+/// Bytes that cross a cut in the mean.
+fn bytes(cuts: &[Cut]) -> f64 {
+    let all: f64 = cuts.iter().map(|cut| (cut.sent + cut.returned) as f64).sum();
+    if cuts.is_empty() { f64::INFINITY } else { all / cuts.len() as f64 }
 }
 
 /// The most cuts of which each has its partner no later than the one before.

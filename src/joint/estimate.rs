@@ -4,8 +4,6 @@
 //! keeps, and what it runs again, is then a difference of sums up to its two cuts; a stage takes the first step of the
 //! ladder that fits. Neighbouring stages would choose a little differently: plans of the stages themselves decide.
 
-use std::collections::BTreeSet;
-
 use super::bound::{self, Saved};
 use super::cuts::{Cut, Layout, is_source};
 use crate::cost::Problem;
@@ -62,12 +60,22 @@ pub(super) struct Load {
 pub(super) struct Place {
     /// Bytes of its device.
     pub memory: u64,
+    /// Its speed, in percent.
+    pub speed: u32,
     /// Microbatches between forward and input gradient, the one that is computing counted.
     pub in_flight: u64,
     /// Whether it can move to its host what microbatches in flight save.
     pub offloads: bool,
     /// Messages that may wait for it in the queue of what goes forward, and in that of what comes back.
     pub queues: (u64, u64),
+}
+
+impl Place {
+    /// Whether what does not fit the other place does not fit this one.
+    pub fn has_no_more(&self, other: &Self) -> bool {
+        let queues = self.queues.0 >= other.queues.0 && self.queues.1 >= other.queues.1;
+        queues && self.memory <= other.memory && self.in_flight >= other.in_flight && self.offloads <= other.offloads
+    }
 }
 
 /// What may be run again.
@@ -138,6 +146,12 @@ impl Estimate {
         self.segments.len()
     }
 
+    /// First segment of each stage of some cuts, and the one after its last.
+    pub fn stages(&self, ends: &[usize]) -> Vec<(usize, usize)> {
+        let starts = std::iter::once(0).chain(ends.iter().copied());
+        starts.zip(ends.iter().copied().chain([self.segments()])).collect()
+    }
+
     /// The time of one microbatch in the stage of segments `from` to each later end, under a load; none where it does
     /// not fit. The first entry is for one segment.
     pub fn from(&self, from: usize, load: Load) -> Vec<Option<u64>> {
@@ -168,13 +182,13 @@ impl Estimate {
 
     /// The cuts into as many stages as there are places whose tightest stage has the most to spare, if there are any where
     /// no stage needs more than its place has in whichever plan: parameters, summed gradients, optimizer state, waiting
-    /// messages, the least that each microbatch in flight [saves](Saved) if that is asked, and the largest op. What is `refuted` (number of the
-    /// stage, first segment, the one after the last) is left out.
+    /// messages, the least that each microbatch in flight [saves](Saved) if that is asked, and the largest op. Stages for which
+    /// `without` says so (by number, first segment, the one after the last) are left out.
     pub fn roomiest(
         &self,
         places: &[Place],
         mut saved: Option<&mut Saved>,
-        refuted: &BTreeSet<(usize, usize, usize)>,
+        without: &dyn Fn(usize, usize, usize) -> bool,
     ) -> Option<Vec<usize>> {
         let n = self.segments();
         // By stage and end: bytes to spare, and where the stage begins.
@@ -199,7 +213,7 @@ impl Estimate {
                     let others = place.in_flight.saturating_sub(1).saturating_mul(each);
                     let needs = (fixed + waiting + floor.max(each + returned)).saturating_add(others);
                     let Some(spare) = place.memory.checked_sub(needs) else { continue };
-                    if refuted.contains(&(k, from, to + 1)) {
+                    if without(k, from, to + 1) {
                         continue;
                     }
                     let spare = spare.min(before);

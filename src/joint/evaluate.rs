@@ -2,9 +2,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::bound::Saved;
 use super::cuts::{Cut, Layout, is_source};
+use super::early::early;
 use super::estimate::Place;
 use super::stage::{Measure, Stage};
 use super::{Method, PipelinePlan, StagePlan};
@@ -14,7 +17,7 @@ use crate::entity::{Entity, OpId};
 use crate::error::{Error, Result};
 use crate::graph::{Fnv, Replay};
 use crate::pipeline::{self, Action, ChunkCost, DeviceCost, Link, Schedule, Topology, Workload};
-use crate::plan::{Lowering, Plan, Predicted, Status, Step, lower};
+use crate::plan::{Lowering, Plan, Predicted, Status, Step, lower, simulate};
 use crate::solver;
 use crate::units::{Bytes, Nanos};
 
@@ -56,6 +59,12 @@ pub(super) struct Evaluator<'a> {
     pub plain: Cell<bool>,
     /// Plan at fewer budgets.
     pub quick: Cell<bool>,
+    /// The first plan of a stage that fits will do.
+    pub any: Cell<bool>,
+    /// Begin with an order as well that runs [early] what frees more than it makes.
+    pub early: Cell<bool>,
+    /// The least that any plan of a stage saves.
+    pub saved: RefCell<Saved<'a>>,
     stages: RefCell<BTreeMap<Key, Known>>,
     /// By what a stage and its budget come to: equal stages are planned once.
     plans: RefCell<BTreeMap<u128, Option<Planned>>>,
@@ -85,6 +94,9 @@ impl<'a> Evaluator<'a> {
             tried: Cell::new(0),
             plain: Cell::new(false),
             quick: Cell::new(false),
+            any: Cell::new(false),
+            early: Cell::new(false),
+            saved: RefCell::new(Saved::new(problem, layout, cuts)),
             stages: RefCell::default(),
             plans: RefCell::default(),
         }
@@ -92,6 +104,11 @@ impl<'a> Evaluator<'a> {
 
     pub fn late(&self) -> bool {
         self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    /// The time that is left.
+    pub fn left(&self) -> Duration {
+        self.deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
     fn bounds(&self, from: usize, to: usize) -> (Option<&'a Cut>, Option<&'a Cut>) {
@@ -177,6 +194,15 @@ impl<'a> Evaluator<'a> {
     pub fn missing(&self, ends: &[usize], schedule: &Schedule) -> Result<Vec<u64>> {
         let mut chunks = self.chunks(ends, schedule)?;
         (0..schedule.devices().len()).map(|device| self.fill(device, schedule, &mut chunks)).collect()
+    }
+
+    /// The same for one device alone.
+    ///
+    /// # Errors
+    /// Those of building stages.
+    pub fn missing_on(&self, device: usize, ends: &[usize], schedule: &Schedule) -> Result<u64> {
+        let mut chunks = self.chunks(ends, schedule)?;
+        self.fill(device, schedule, &mut chunks)
     }
 
     /// Whether it is proved that no plan of a stage without offload fits a place where each microbatch in flight saves `each` bytes
@@ -295,13 +321,19 @@ impl<'a> Evaluator<'a> {
             if !fits {
                 let alone = attempt(room, 0)?;
                 fits = alone == Some(true);
-                for share in SAVED.into_iter().filter(|_| alone.is_some()) {
-                    let saved = (room as f64 * share) as u64 / count;
+                let least = match own[..] {
+                    [c] => Some(self.saved.borrow_mut().least(chunks[c].key.0, chunks[c].key.1)),
+                    _ => None,
+                };
+                let least = least.filter(|least| least.saturating_mul(count) <= room);
+                let shares = SAVED.into_iter().map(|share| (room as f64 * share) as u64 / count);
+                for saved in least.into_iter().chain(shares).filter(|_| alone.is_some()) {
                     fits = fits || attempt(saved, room - saved * count)? == Some(true);
                 }
             }
-            if fits || own.iter().all(|&c| stages[&chunks[c].key].0.problem.graph.ops().len() <= SMALL) {
-                for saved in saves {
+            let small = || own.iter().all(|&c| stages[&chunks[c].key].0.problem.graph.ops().len() <= SMALL);
+            if fits && !self.any.get() || !fits && small() {
+                for saved in saves.into_iter().take_while(|_| !fits || !self.late()) {
                     attempt(saved, room - saved * count)?;
                 }
             }
@@ -319,13 +351,14 @@ impl<'a> Evaluator<'a> {
         let budget = resident + saved + beside;
         let reserve = budget.saturating_sub(resident + saved + stage.returned.get());
         let stage = stage.reserving(Bytes(reserve));
-        let name = name_of(&stage, budget, self.nodes.get());
+        let name = name_of(&stage, budget, self.nodes.get(), self.early.get());
         if let Some(known) = self.plans.borrow().get(&name) {
             return Ok(known.clone());
         }
-        let left = self.deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
+        let starts = if self.early.get() { vec![Arc::new(early_plan(&stage)?)] } else { Vec::new() };
         let options = solver::Options {
-            time_limit: self.each.min(left),
+            starts,
+            time_limit: self.each.min(self.left()),
             node_limit: self.nodes.get(),
             search_minimum: false,
             prove: false,
@@ -543,8 +576,25 @@ fn everything_again(stage: &Stage) -> Vec<Step> {
     lower(graph, &order, Lowering::default())
 }
 
+/// Everything kept in the order that is [early].
+fn early_plan(stage: &Stage) -> Result<Plan> {
+    let graph = &stage.problem.graph;
+    let steps = lower(graph, &early(graph), Lowering::default());
+    let timeline = simulate(&stage.problem, &steps)?;
+    let predicted = Predicted {
+        peak: timeline.peak,
+        time: timeline.time,
+        baseline_peak: timeline.peak,
+        baseline_time: timeline.time,
+        overhead: 0.0,
+        lower_bound: 0.0,
+        status: Status::Feasible,
+    };
+    Ok(Plan::new(graph, timeline.peak, "early", steps, predicted))
+}
+
 /// A name for a stage, its budget, and how hard it is planned.
-fn name_of(stage: &Stage, budget: u64, nodes: Option<u64>) -> u128 {
+fn name_of(stage: &Stage, budget: u64, nodes: Option<u64>, early: bool) -> u128 {
     let mut hash = Fnv::new();
     hash.text(&stage.problem.graph.fingerprint().to_string());
     stage.problem.costs.time.values().for_each(|time| hash.word(time.get()));
@@ -552,6 +602,6 @@ fn name_of(stage: &Stage, budget: u64, nodes: Option<u64>) -> u128 {
     let device = &stage.problem.device;
     let words =
         [nodes.unwrap_or(u64::MAX), budget, device.host_memory.get(), device.d2h_bytes_per_s, device.h2d_bytes_per_s];
-    words.into_iter().for_each(|word| hash.word(word));
+    words.into_iter().chain([u64::from(early)]).for_each(|word| hash.word(word));
     u128::from_str_radix(&hash.finish().to_string(), 16).unwrap_or(0)
 }

@@ -18,8 +18,11 @@
 
 mod bound;
 mod cuts;
+mod early;
 mod estimate;
 mod evaluate;
+mod fitting;
+mod order;
 mod search;
 mod stage;
 

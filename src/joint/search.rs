@@ -5,10 +5,11 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Instant;
 
-use super::bound::{self, Saved};
+use super::bound;
 use super::cuts::{Cut, Layout};
 use super::estimate::{Again, Estimate, Load, Place, partitions};
 use super::evaluate::{Evaluator, flights};
+use super::fitting::{Fitting, LARGE};
 use super::{Options, PipelinePlan};
 use crate::cost::Problem;
 use crate::error::{Error, Result};
@@ -21,6 +22,8 @@ const RESCUES: usize = 2000;
 const FEW: u64 = 200;
 /// Devices up to which every schedule is tried.
 const SMALL: usize = 8;
+/// The longest stage is looked for to one part in this many.
+const NEARLY: u64 = 32;
 /// Search steps of each stage's plan while cuts are looked for.
 const NODES: u64 = 100;
 /// Shares of the memory that estimates are made for: they err on both sides.
@@ -105,20 +108,12 @@ pub fn plan_pipeline(problem: &Problem, topology: &Topology, options: &Options) 
     let topology = &whole.folded(replicas);
     let devices = devices / replicas;
     let options = &Options { microbatches: options.microbatches / replicas, ..options.clone() };
-    let layout = Layout::new(problem);
-    let cuts = layout.candidates(problem);
-    let estimate = Estimate::new(problem, &layout, &cuts);
-    let schedules = schedules(devices, cuts.len() + 1, options)?;
     if let Some(why) = bound::too_small(problem, topology) {
         return Err(infeasible(topology, true, why));
     }
-    let possible = |schedule: &Schedule| {
-        let mut routes = schedule.routes().iter();
-        routes.all(|route| estimate.roomiest(&places(topology, schedule, route), None, &BTreeSet::new()).is_some())
-    };
-    if !schedules.iter().any(possible) {
-        return Err(infeasible(topology, true, impossible(&cuts)));
-    }
+    let (layout, cuts) = Layout::new(problem);
+    let estimate = Estimate::new(problem, &layout, &cuts);
+    let schedules = schedules(devices, cuts.len() + 1, options)?;
     let mut evaluator = Evaluator::new(problem, topology, &layout, &cuts, estimate.state);
     evaluator.method = options.method;
     (evaluator.whole, evaluator.replicas) = (whole, replicas);
@@ -126,52 +121,23 @@ pub fn plan_pipeline(problem: &Problem, topology: &Topology, options: &Options) 
     evaluator.deadline = Instant::now().checked_add(options.time_limit);
     evaluator.each = options.time_limit.div_f64(4.0 * devices as f64).min(std::time::Duration::from_secs(3));
     let search = Search { evaluator, estimate, topology, options, cuts: &cuts };
-    let mut best: Option<(PipelinePlan, Vec<usize>)> = None;
-    if options.method == Method::Joint {
-        // The classics, with all or nothing kept: quick, and never lost to.
-        search.evaluator.plain.set(true);
-        for schedule in &schedules {
-            for ends in search.classics(schedule) {
-                search.consider(&ends, schedule, &mut best)?;
-            }
-        }
-        search.evaluator.plain.set(false);
-    }
-    // Where nothing fits yet the rest of the time goes to cuts that lack less.
-    let third = Instant::now().checked_add(options.time_limit / 3);
-    for schedule in &schedules {
-        for ends in search.starts(schedule) {
-            let enough = options.method == Method::Joint && third.is_some_and(|third| Instant::now() >= third);
-            if search.evaluator.late() && best.is_some() || enough && best.is_none() {
-                break;
-            }
-            search.consider(&ends, schedule, &mut best)?;
-        }
-    }
-    if options.method == Method::Joint {
-        let mut proved = best.is_none();
-        let mut saved = Saved::new(problem, &layout, &cuts);
-        for schedule in &schedules {
-            if best.is_some() || search.evaluator.late() {
-                proved = false;
-                break;
-            }
-            if let Some(ends) = search.roomiest(schedule, &mut saved)? {
-                proved = false;
-                search.rescue(schedule, &ends, &mut best)?;
-            }
-        }
-        if proved {
-            return Err(infeasible(topology, true, impossible(&cuts)));
-        }
-        search.improve(&schedules[0], &mut best)?;
-        search.polish(&mut best)?;
-    }
-    let Some((mut plan, _)) = best else { return Err(search.nothing()) };
+    let mut plan = match search.find(&schedules)? {
+        Found::Plan(plan) => *plan,
+        Found::Nothing => return Err(search.nothing()),
+        Found::Never => return Err(infeasible(topology, true, impossible(&cuts))),
+    };
     spread(&mut plan, whole, replicas)?;
     plan.lower_bound = bound;
     plan.tried = search.evaluator.tried.get();
     Ok(plan)
+}
+
+/// What a search comes to.
+enum Found {
+    Plan(Box<PipelinePlan>),
+    Nothing,
+    /// It is proved that there is nothing.
+    Never,
 }
 
 /// Why nothing fits, where that is proved.
@@ -184,7 +150,7 @@ fn impossible(cuts: &[Cut]) -> String {
 }
 
 /// What the chunks of a route have at most.
-fn places(topology: &Topology, schedule: &Schedule, route: &[pipeline::Device]) -> Vec<Place> {
+pub(super) fn places(topology: &Topology, schedule: &Schedule, route: &[pipeline::Device]) -> Vec<Place> {
     let queue = u64::from(schedule.queue());
     let place = |(c, &device): (usize, &pipeline::Device)| {
         let flights = flights(schedule, device.index(), schedule.chunks());
@@ -202,7 +168,7 @@ fn places(topology: &Topology, schedule: &Schedule, route: &[pipeline::Device]) 
         let queues = (waiting.0.min(queue), waiting.1.min(queue));
         let own = &topology.devices()[device.index()];
         let offloads = own.host_memory > Bytes::ZERO && own.host_bytes_per_s > 0;
-        Place { memory: own.memory.get(), in_flight, queues, offloads }
+        Place { memory: own.memory.get(), speed: own.speed, in_flight, queues, offloads }
     };
     route.iter().enumerate().map(place).collect()
 }
@@ -297,6 +263,73 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
+    /// The best pipeline that there is time to find.
+    fn find(&self, schedules: &[Schedule]) -> Result<Found> {
+        let possible = |schedule: &Schedule| {
+            let mut routes = schedule.routes().iter();
+            routes.all(|route| {
+                let places = places(self.topology, schedule, route);
+                self.estimate.roomiest(&places, None, &|_, _, _| false).is_some()
+            })
+        };
+        if !schedules.iter().any(possible) {
+            return Ok(Found::Never);
+        }
+        let joint = self.options.method == Method::Joint;
+        let mut best: Option<(PipelinePlan, Vec<usize>)> = None;
+        if joint {
+            // The classics, with all or nothing kept: quick, and never lost to.
+            self.evaluator.plain.set(true);
+            for schedule in schedules {
+                for ends in self.classics(schedule) {
+                    self.consider(&ends, schedule, &mut best)?;
+                }
+            }
+            self.evaluator.plain.set(false);
+        }
+        // Where nothing fits yet the rest of the time goes to cuts that lack less.
+        let third = Instant::now().checked_add(self.evaluator.left() / 3);
+        for schedule in schedules {
+            for ends in self.starts(schedule) {
+                let enough = joint && third.is_some_and(|third| Instant::now() >= third);
+                if self.evaluator.late() && best.is_some() || enough && best.is_none() {
+                    break;
+                }
+                self.consider(&ends, schedule, &mut best)?;
+            }
+        }
+        if joint {
+            if best.is_none() && self.repair(schedules, &mut best)? {
+                return Ok(Found::Never);
+            }
+            self.improve(&schedules[0], &mut best)?;
+            self.polish(&mut best)?;
+        }
+        Ok(best.map_or(Found::Nothing, |(plan, _)| Found::Plan(Box::new(plan))))
+    }
+
+    /// Where none of the cuts fit that looked best: others. Whether it is proved that there are none.
+    fn repair(&self, schedules: &[Schedule], best: &mut Option<(PipelinePlan, Vec<usize>)>) -> Result<bool> {
+        self.evaluator.quick.set(true);
+        let mut proved = true;
+        for schedule in schedules {
+            if best.is_some() || self.evaluator.late() {
+                proved = false;
+                break;
+            }
+            if let Some(ends) = self.roomiest(schedule)?
+                && !self.fitting(schedule, best)?
+            {
+                proved = false;
+                if best.is_none() {
+                    self.rescue(schedule, &ends, best)?;
+                }
+            }
+        }
+        self.evaluator.quick.set(false);
+        Ok(proved)
+    }
+
     /// Plan and simulate; keep what is better.
     fn consider(
         &self,
@@ -396,22 +429,25 @@ impl Search<'_> {
     }
 
     /// The [roomiest](Estimate::roomiest) cuts for the first route, or none where it is proved that there are none for some
-    /// route: as long as a stage of those cuts is [refuted](Evaluator::refuted) it is left out, for a quarter of the time.
-    fn roomiest(&self, schedule: &Schedule, saved: &mut Saved) -> Result<Option<Vec<usize>>> {
-        let until = Instant::now().checked_add(self.options.time_limit / 4);
+    /// route: as long as a stage of those cuts is [refuted](Evaluator::refuted) it is left out, for a quarter of the time and in steps that are not [`LARGE`].
+    fn roomiest(&self, schedule: &Schedule) -> Result<Option<Vec<usize>>> {
+        let until = Instant::now().checked_add(self.evaluator.left() / 4);
+        let large = self.evaluator.problem.graph.ops().len() > LARGE;
         let mut first = None;
         for route in schedule.routes() {
             let places = places(self.topology, schedule, route);
             let (mut refuted, mut looked) = (BTreeSet::new(), BTreeSet::new());
             let ends = loop {
-                let Some(ends) = self.estimate.roomiest(&places, Some(&mut *saved), &refuted) else { return Ok(None) };
-                let starts = std::iter::once(0).chain(ends.iter().copied());
-                let stages: Vec<_> = starts.zip(ends.iter().copied().chain([self.estimate.segments()])).collect();
+                let without = |k: usize, from: usize, to: usize| refuted.contains(&(k, from, to));
+                let saved = || self.evaluator.saved.borrow_mut();
+                let ends = self.estimate.roomiest(&places, Some(&mut *saved()), &without);
+                let Some(ends) = ends else { return Ok(None) };
+                let stages = self.estimate.stages(&ends);
                 let known = refuted.len();
                 for (k, (&(from, to), place)) in stages.iter().zip(&places).enumerate() {
                     let late = until.is_some_and(|until| Instant::now() >= until);
-                    if !late && !place.offloads && looked.insert((k, from, to)) {
-                        let each = saved.least(from, to);
+                    if !large && !late && !place.offloads && looked.insert((k, from, to)) {
+                        let each = saved().least(from, to);
                         if self.evaluator.refuted((from, to), place, each, schedule)? {
                             refuted.insert((k, from, to));
                         }
@@ -426,6 +462,40 @@ impl Search<'_> {
         Ok(first)
     }
 
+    /// Cuts that [fit](Fitting), and then some that are more nearly equal. Whether it is proved that none fit.
+    fn fitting(&self, schedule: &Schedule, best: &mut Option<(PipelinePlan, Vec<usize>)>) -> Result<bool> {
+        let [route] = schedule.routes() else { return Ok(false) };
+        let evaluator = &self.evaluator;
+        let places = places(self.topology, schedule, route);
+        let Some(mut fitting) = Fitting::new(evaluator, &self.estimate, schedule, places) else { return Ok(false) };
+        let until = Instant::now().checked_add(evaluator.left() / 4 * 3);
+        let mut found = fitting.cuts(Nanos(u64::MAX), false, until)?;
+        if found.is_none() && !fitting.proved() {
+            // Planned harder some stages may fit yet, or their neighbours.
+            evaluator.nodes.set(self.options.node_limit);
+            evaluator.early.set(true);
+            fitting.forget();
+            found = fitting.cuts(Nanos(u64::MAX), true, until)?;
+        }
+        let Some(ends) = found else { return Ok(fitting.proved()) };
+        self.consider(&ends, schedule, best)?;
+        let (mut low, mut high) = (fitting.equal(), fitting.longest(&ends));
+        let until = Instant::now().checked_add(evaluator.left() / 2);
+        while high.saturating_sub(low) > Nanos(high.get() / NEARLY) && until.is_none_or(|until| Instant::now() < until)
+        {
+            let middle = Nanos(low.get() + high.saturating_sub(low).get() / 2);
+            let part = Instant::now().checked_add(evaluator.left() / 8);
+            match fitting.cuts(middle, false, until.min(part))? {
+                Some(ends) => {
+                    self.consider(&ends, schedule, best)?;
+                    high = fitting.longest(&ends);
+                }
+                None => low = middle,
+            }
+        }
+        Ok(false)
+    }
+
     /// Where no cuts fit that looked best: from those and the `roomiest` on, the ones that lack the least memory first, cuts
     /// are moved towards the stages that have some.
     fn rescue(
@@ -434,7 +504,6 @@ impl Search<'_> {
         roomiest: &[usize],
         best: &mut Option<(PipelinePlan, Vec<usize>)>,
     ) -> Result<()> {
-        self.evaluator.quick.set(true);
         let mut seen: BTreeSet<Vec<usize>> = BTreeSet::new();
         let mut open: BTreeSet<(u128, Vec<usize>, Vec<usize>)> = BTreeSet::new();
         // And the cuts at devices that lack some; all where none does, though together they do not fit.
@@ -463,7 +532,6 @@ impl Search<'_> {
             for cut in cuts {
                 for &by in &steps {
                     if self.evaluator.late() || seen.len() >= RESCUES {
-                        self.evaluator.quick.set(false);
                         return Ok(());
                     }
                     if let Some(next) = self.pushed(&ends, cut, by).filter(|next| seen.insert(next.clone())) {
@@ -473,7 +541,6 @@ impl Search<'_> {
                 }
             }
         }
-        self.evaluator.quick.set(false);
         Ok(())
     }
 
