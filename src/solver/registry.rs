@@ -140,6 +140,14 @@ impl Solver for Auto {
                     best_first(&mut found, budget);
                 }
             }
+            if !fits(&found) {
+                let order = frame.reach().into_iter().collect();
+                found.extend(construct(model, budget, order, false, limits));
+                best_first(&mut found, budget);
+                if frame.refuted() {
+                    return Ok(found.into_iter().next().map(|(order, _)| order));
+                }
+            }
             let Some(best) = refined(frame, found, limits) else { return Ok(None) };
             if best.1.peak <= budget {
                 frame.prove(best.1.time);
