@@ -131,8 +131,20 @@ impl<'a> Frame<'a> {
         let limits = Limits::new(&model, options, watch);
         let (everything, starts) = (all.peak, Vec::new());
         let (least, instants, refuted) = (AtomicU64::new(least), Vec::new(), AtomicBool::new(false));
-        let mut frame =
-            Frame { problem, budget, options, model, limits, least, refuted, instants, everything, starts, name, baseline };
+        let mut frame = Frame {
+            problem,
+            budget,
+            options,
+            model,
+            limits,
+            least,
+            refuted,
+            instants,
+            everything,
+            starts,
+            name,
+            baseline,
+        };
         if let Some(proof) = explain::proved(problem, budget) {
             return Ok(proof.outcome(&frame));
         }

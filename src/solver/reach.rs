@@ -33,23 +33,23 @@ use super::load::bytes;
 use super::model::{Model, NONE};
 use super::sim::Sim;
 
-/// Units of a graph above which there are too many sets.
-const MOST_UNITS: usize = 1500;
+/// Words of bits in a state; graphs that need more have too many states.
+const MOST_WORDS: usize = 16;
 /// States remembered at most: about as many bytes as a hundred times that.
 const STATES: usize = 1 << 21;
 /// States that stand for an evaluation of an order, where nodes are limited.
 pub(super) const NODES: u64 = 16;
 /// Tenths of the time after which the search ends.
-pub(super) const MOST: u32 = 6;
+pub(super) const MOST: u32 = 7;
 /// Sets of drops that are tried for one unit in one state.
-const DROPS: usize = 4096;
+const DROPS: usize = 512;
 /// Ways to take over storage in place that are told apart for one unit.
 const CHOICES: usize = 8;
 /// Orders in which states are gone on with, in turns: by the time of what is left to do; by how deep in the graph that is, so that
 /// what is lost of the beginning counts little; and the same but for what only an output is made of.
 const QUEUES: usize = 3;
 /// States gone on with side by side: a constant, so that results do not depend on the number of cores.
-const TOGETHER: usize = 32;
+const TOGETHER: usize = 8;
 /// What is smaller than the largest storage by more than this factor does not count; in this order.
 const FACTORS: [u64; 4] = [4, 32, 256, u64::MAX];
 
@@ -66,9 +66,6 @@ pub(super) enum Reach {
 /// Look for an order within `budget`, or a proof that there is none.
 /// `most` states are remembered at most, where there is such a limit.
 pub(super) fn search(model: &Model, budget: u64, most: Option<u64>, late: &dyn Fn() -> bool) -> Reach {
-    if model.units.len() > MOST_UNITS {
-        return Reach::Unknown;
-    }
     let largest = (0..model.items.len()).map(|s| bytes(model, s as u32)).max().unwrap_or(0);
     let mut tried = usize::MAX;
     for factor in FACTORS {
@@ -77,9 +74,17 @@ pub(super) fn search(model: &Model, budget: u64, most: Option<u64>, late: &dyn F
         if std::mem::replace(&mut tried, counted) == counted {
             continue;
         }
-        let mut states = States::new(model, budget, threshold);
-        states.most = most.map_or(STATES, |most| STATES.min(most as usize));
-        match states.search(late) {
+        let most = most.map_or(STATES, |most| STATES.min(most as usize));
+        let words = (model.items.len() + model.units.iter().filter(|unit| unit.once).count()).div_ceil(64);
+        let walk = match words {
+            0..=1 => States::<1>::new(model, budget, threshold, most).search(late),
+            2 => States::<2>::new(model, budget, threshold, most).search(late),
+            3..=4 => States::<4>::new(model, budget, threshold, most).search(late),
+            5..=8 => States::<8>::new(model, budget, threshold, most).search(late),
+            9..=MOST_WORDS => States::<MOST_WORDS>::new(model, budget, threshold, most).search(late),
+            _ => return Reach::Unknown,
+        };
+        match walk {
             Walk::Done(order) => {
                 let order = replayable(model, order);
                 if let Some(order) = order.filter(|order| Sim::default().run(model, order).peak <= budget) {
@@ -120,18 +125,18 @@ enum Walk {
 }
 
 /// A state, and what is left to do from there, for each queue.
-type Next = (Vec<u64>, [u128; QUEUES]);
+type Next<const W: usize> = (Set<W>, [u128; QUEUES]);
 
 /// A unit as the search sees it.
-struct Unit {
-    reads: Vec<u64>,
-    writes: Vec<u64>,
+struct Unit<const W: usize> {
+    reads: Set<W>,
+    writes: Set<W>,
     /// What it reads that does not count.
-    nothing: Vec<u64>,
+    nothing: Set<W>,
     /// What it writes, as a list.
     list: Vec<u32>,
     workspace: u64,
-    /// Its place among the units with side effects.
+    /// The bit that says that it ran, if it has side effects.
     once: Option<usize>,
     /// Ways to take over what is read: the bytes that saves, and what is gone then.
     choices: Vec<(u64, Vec<u32>)>,
@@ -141,12 +146,11 @@ struct Unit {
     weights: [u128; QUEUES],
 }
 
-/// All states known: sets of items, and after them of units with side effects, as words of bits.
-struct States<'a, 'm> {
-    model: &'a Model<'m>,
+/// All states known.
+struct States<const W: usize> {
     room: u64,
     bytes: Vec<u64>,
-    units: Vec<Unit>,
+    units: Vec<Unit<W>>,
     /// What each item is turned into, if it is.
     turned: Vec<u32>,
     /// What each item is made of in place, by a unit that reads nothing else: the unit and what it reads.
@@ -157,56 +161,84 @@ struct States<'a, 'm> {
     most: usize,
     /// Whether all drops were tried.
     complete: bool,
-    /// Words of a state, and of these the words of items.
-    words: usize,
-    items: usize,
-    goal: Vec<u64>,
-    once: Vec<u64>,
-    all: Vec<u64>,
+    /// What must live at the end, and have run.
+    goal: Set<W>,
+    free_items: Set<W>,
+    all: Vec<Set<W>>,
     /// The state each one was reached from.
     from: Vec<u32>,
     /// Open addressing: places in `all`, plus one.
     table: Vec<u32>,
 }
 
-fn has(set: &[u64], bit: usize) -> bool {
-    set[bit / 64] >> (bit % 64) & 1 == 1
+/// Items, and after them units with side effects that ran.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Set<const W: usize>([u64; W]);
+
+impl<const W: usize> Set<W> {
+    const NONE: Self = Self([0; W]);
+
+    fn has(&self, bit: usize) -> bool {
+        self.0[bit / 64] >> (bit % 64) & 1 == 1
+    }
+
+    fn put(&mut self, bit: usize) {
+        self.0[bit / 64] |= 1 << (bit % 64);
+    }
+
+    fn take(&mut self, bit: usize) {
+        self.0[bit / 64] &= !(1 << (bit % 64));
+    }
+
+    fn within(&self, other: &Self) -> bool {
+        self.0.iter().zip(&other.0).all(|(part, whole)| part & !whole == 0)
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.0.iter_mut().zip(&other.0).for_each(|(here, there)| *here |= there);
+    }
+
+    fn without(&self, other: &Self) -> Self {
+        Self(std::array::from_fn(|word| self.0[word] & !other.0[word]))
+    }
+
+    fn meets(&self, other: &Self) -> bool {
+        self.0.iter().zip(&other.0).any(|(a, b)| a & b != 0)
+    }
+
+    fn bits(&self) -> impl Iterator<Item = usize> + use<W> {
+        self.0.into_iter().enumerate().flat_map(|(word, bits)| {
+            let mut left = bits;
+            std::iter::from_fn(move || {
+                let bit = (left != 0).then(|| left.trailing_zeros() as usize)?;
+                left &= left - 1;
+                Some(word * 64 + bit)
+            })
+        })
+    }
 }
 
-fn put(set: &mut [u64], bit: usize) {
-    set[bit / 64] |= 1 << (bit % 64);
-}
-
-fn take(set: &mut [u64], bit: usize) {
-    set[bit / 64] &= !(1 << (bit % 64));
-}
-
-fn within(part: &[u64], set: &[u64]) -> bool {
-    part.iter().zip(set).all(|(part, set)| part & !set == 0)
-}
-
-impl<'a, 'm> States<'a, 'm> {
-    fn new(model: &'a Model<'m>, budget: u64, threshold: u64) -> Self {
+impl<const W: usize> States<W> {
+    fn new(model: &Model, budget: u64, threshold: u64, most: usize) -> Self {
         let counted = |s: usize| Some(bytes(model, s as u32)).filter(|&b| b >= threshold).unwrap_or(0);
         let bytes: Vec<u64> = (0..model.items.len()).map(counted).collect();
-        let items = model.items.len().div_ceil(64).max(1);
         let set = |list: &[u32]| {
-            let mut set = vec![0u64; items];
-            list.iter().filter(|&&s| model.items[s as usize].maker != NONE).for_each(|&s| put(&mut set, s as usize));
+            let mut set = Set::NONE;
+            list.iter().filter(|&&s| model.items[s as usize].maker != NONE).for_each(|&s| set.put(s as usize));
             set
         };
         let end = model.units.len() - 1;
-        let mut onces = 0;
+        let mut bit = model.items.len();
         let mut readers = vec![0u32; model.items.len()];
         model.units.iter().flat_map(|unit| &unit.reads).for_each(|&s| readers[s as usize] += 1);
-        let goal = set(&model.units[end].reads);
+        let mut goal: Set<W> = set(&model.units[end].reads);
         let depths = depths(model);
         let deepest = depths.iter().copied().max().unwrap_or(0).max(1);
         let mut becomes = vec![None; model.items.len()];
         let mut free: Vec<Option<Vec<u32>>> = vec![None; model.items.len()];
         let units = model.units[..end].iter().enumerate().map(|(u, unit)| {
-            let once = unit.once.then_some(onces);
-            onces += usize::from(unit.once);
+            let once = unit.once.then_some(bit);
+            bit += usize::from(unit.once);
             let pairs = super::load::Load::during(model, u).pairs;
             let saves = |w: u32, r: u32| bytes[w as usize].min(bytes[r as usize]);
             let pairs: Vec<(u32, u32)> = pairs.iter().map(|pair| (pair.write, pair.read)).collect();
@@ -221,7 +253,7 @@ impl<'a, 'm> States<'a, 'm> {
                 && unit.workspace == 0
                 && !unit.once
                 && bytes[made as usize] > 0
-                && !has(&goal, made as usize)
+                && !goal.has(made as usize)
             {
                 let mut counted = unit.reads.iter().filter(|&&s| bytes[s as usize] > 0);
                 let first = match (counted.next(), counted.next()) {
@@ -239,11 +271,11 @@ impl<'a, 'm> States<'a, 'm> {
             if let (&[(w, r)], &[only], &[read]) = (&pairs[..], &unit.writes[..], &unit.reads[..]) {
                 let same = w == only && r == read && bytes[w as usize] >= bytes[r as usize] && unit.workspace == 0;
                 let apart = free[w as usize].is_none();
-                if apart && same && !unit.once && turns.is_none() && bytes[r as usize] > 0 && !has(&goal, w as usize) {
+                if apart && same && !unit.once && turns.is_none() && bytes[r as usize] > 0 && !goal.has(w as usize) {
                     becomes[w as usize] = Some((u as u32, r));
                 }
             }
-            let sink = unit.writes.iter().all(|&s| readers[s as usize] == u32::from(has(&goal, s as usize)));
+            let sink = unit.writes.iter().all(|&s| readers[s as usize] == u32::from(goal.has(s as usize)));
             let deep = 1u128 << (60 * depths[u] / deepest).min(90);
             Unit {
                 weights: [u128::from(unit.time), deep, if sink { 1 } else { deep }],
@@ -257,34 +289,30 @@ impl<'a, 'm> States<'a, 'm> {
                 turns,
             }
         });
-        let units: Vec<Unit> = units.collect();
+        let units: Vec<Unit<W>> = units.collect();
+        units.iter().filter_map(|unit| unit.once).for_each(|bit| goal.put(bit));
+        let mut free_items = Set::NONE;
+        free.iter().enumerate().filter(|(_, units)| units.is_some()).for_each(|(s, _)| free_items.put(s));
         let mut turned = vec![NONE; model.items.len()];
         units.iter().filter_map(|unit| unit.turns).for_each(|(read, write)| turned[read as usize] = write);
-        let words = items + onces.div_ceil(64);
-        let mut once = vec![0u64; words - items];
-        (0..onces).for_each(|k| put(&mut once, k));
         let room = budget.saturating_sub(model.resident);
         let (all, from, table) = (Vec::new(), Vec::new(), vec![0; 1 << 12]);
-        Self { model, room, bytes, units, turned, becomes, free, most: STATES, complete: true, words, items, goal, once, all, from, table }
+        let complete = true;
+        Self { room, bytes, units, turned, becomes, free, free_items, most, complete, goal, all, from, table }
     }
 
-    fn state(&self, index: u32) -> &[u64] {
-        &self.all[index as usize * self.words..][..self.words]
+    fn state(&self, index: u32) -> &Set<W> {
+        &self.all[index as usize]
     }
 
-    fn live(&self, state: &[u64]) -> u64 {
-        self.members(state).map(|s| self.bytes[s]).sum()
+    /// Items of a set.
+    fn items(&self, set: &Set<W>) -> impl Iterator<Item = usize> + use<'_, W> {
+        let items = self.bytes.len();
+        set.bits().take_while(move |&s| s < items)
     }
 
-    fn members<'s>(&self, state: &'s [u64]) -> impl Iterator<Item = usize> + use<'s> {
-        state[..self.items].iter().enumerate().flat_map(|(word, &bits)| {
-            let mut bits = bits;
-            std::iter::from_fn(move || {
-                let bit = (bits != 0).then(|| bits.trailing_zeros() as usize)?;
-                bits &= bits - 1;
-                Some(word * 64 + bit)
-            })
-        })
+    fn live(&self, set: &Set<W>) -> u64 {
+        self.items(set).map(|s| self.bytes[s]).sum()
     }
 
     fn search(&mut self, late: &dyn Fn() -> bool) -> Walk {
@@ -292,7 +320,7 @@ impl<'a, 'm> States<'a, 'm> {
         let push = |open: &mut [BinaryHeap<_>; QUEUES], rest: [u128; QUEUES], index: u32| {
             open.iter_mut().zip(rest).for_each(|(queue, rest)| queue.push((Reverse(rest), index)));
         };
-        let mut start = vec![0u64; self.words];
+        let mut start = Set::NONE;
         self.saturate(&mut start, &mut |_| {});
         if let Some(rest) = self.rest(&start)
             && let Some(index) = self.add(&start, 0)
@@ -312,10 +340,7 @@ impl<'a, 'm> States<'a, 'm> {
                     some.push(index);
                 }
             }
-            let all = |index: &&u32| {
-                let state = self.state(**index);
-                within(&self.goal, state) && within(&self.once, &state[self.items..])
-            };
+            let all = |index: &&u32| self.goal.within(self.state(**index));
             if let Some(&index) = some.iter().find(all) {
                 return Walk::Done(self.trail(index));
             }
@@ -325,7 +350,7 @@ impl<'a, 'm> States<'a, 'm> {
             if late() || self.from.len() > self.most {
                 return Walk::Late;
             }
-            let next: Vec<(u32, bool, Vec<Next>)> = some.into_par_iter().map(|index| self.next(index)).collect();
+            let next: Vec<(u32, bool, Vec<Next<W>>)> = some.into_par_iter().map(|index| self.next(index)).collect();
             for (index, complete, states) in next {
                 self.complete &= complete;
                 for (state, rest) in states {
@@ -338,8 +363,8 @@ impl<'a, 'm> States<'a, 'm> {
     }
 
     /// What follows a state but for what is known and what leads nowhere, and whether that is all.
-    fn next(&self, index: u32) -> (u32, bool, Vec<Next>) {
-        let mut states: Vec<Next> = Vec::new();
+    fn next(&self, index: u32) -> (u32, bool, Vec<Next<W>>) {
+        let mut states: Vec<Next<W>> = Vec::new();
         let complete = self.moves(self.state(index), &mut |_, mut next| {
             self.saturate(&mut next, &mut |_| {});
             if self.find(&next).is_err()
@@ -352,10 +377,10 @@ impl<'a, 'm> States<'a, 'm> {
     }
 
     /// Where a state is in the table, or the place for it.
-    fn find(&self, state: &[u64]) -> std::result::Result<usize, usize> {
+    fn find(&self, state: &Set<W>) -> std::result::Result<usize, usize> {
         let mut at = self.slot(state);
         while self.table[at] != 0 {
-            if self.state(self.table[at] - 1) == state {
+            if *self.state(self.table[at] - 1) == *state {
                 return Ok(at);
             }
             at = (at + 1) % self.table.len();
@@ -364,10 +389,10 @@ impl<'a, 'm> States<'a, 'm> {
     }
 
     /// Remember a state: its number; `None` where it is known.
-    fn add(&mut self, state: &[u64], from: u32) -> Option<u32> {
+    fn add(&mut self, state: &Set<W>, from: u32) -> Option<u32> {
         let place = self.find(state).err()?;
         let index = self.from.len() as u32;
-        self.all.extend_from_slice(state);
+        self.all.push(*state);
         self.from.push(from);
         self.table[place] = index + 1;
         if self.from.len() * 2 > self.table.len() {
@@ -383,86 +408,71 @@ impl<'a, 'm> States<'a, 'm> {
         Some(index)
     }
 
-    fn slot(&self, state: &[u64]) -> usize {
+    fn slot(&self, state: &Set<W>) -> usize {
         let mix = |hash: u64, &word: &u64| (hash.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let hash = state.iter().fold(0, mix);
+        let hash = state.0.iter().fold(0, mix);
         (hash ^ hash >> 32) as usize % self.table.len()
     }
 
     /// Run what fits beside everything, and turn what has one use into what it is used for.
-    fn saturate(&self, state: &mut [u64], tell: &mut dyn FnMut(u32)) {
-        let free = self.members(state).filter(|&s| self.free[s].is_some()).collect::<Vec<usize>>();
-        free.into_iter().for_each(|s| take(state, s));
+    fn saturate(&self, state: &mut Set<W>, tell: &mut dyn FnMut(u32)) {
+        *state = state.without(&self.free_items);
         let mut live = self.live(state);
         loop {
-            let mut changed = false;
+            let mut freed = false;
             for (u, unit) in self.units.iter().enumerate() {
-                if unit.once.is_some() || !within(&unit.reads, state) {
+                if unit.once.is_some() || !unit.reads.within(state) {
                     continue;
                 }
                 if self.lacks(unit, state) {
-                    let made = self.made(unit, state);
+                    let made = self.live(&unit.writes.without(state));
                     if live + made + unit.workspace <= self.room {
-                        unit.writes.iter().zip(&mut *state).for_each(|(writes, state)| *state |= writes);
+                        state.add(&unit.writes);
                         live += made;
                         tell(u as u32);
-                        changed = true;
                     }
                 }
-                if let Some((read, write)) = unit.turns.filter(|turns| has(state, turns.0 as usize)) {
-                    if !has(state, write as usize) {
+                if let Some((read, write)) = unit.turns.filter(|turns| state.has(turns.0 as usize)) {
+                    if !state.has(write as usize) {
                         // In its place: what it grows by is nothing.
                         if live + unit.workspace > self.room {
                             continue;
                         }
-                        put(state, write as usize);
+                        state.put(write as usize);
                         live += self.bytes[write as usize];
                         tell(u as u32);
                     }
-                    take(state, read as usize);
+                    state.take(read as usize);
                     live -= self.bytes[read as usize];
-                    changed = true;
+                    freed = true;
                 }
             }
-            if !changed {
+            // Units stand in a valid order, so that only room allows what did not run before.
+            if !freed {
                 break;
             }
         }
     }
 
     /// Whether a unit makes something that does not live, nor what it is turned into.
-    fn lacks(&self, unit: &Unit, state: &[u64]) -> bool {
-        !within(&unit.writes, state)
+    fn lacks(&self, unit: &Unit<W>, state: &Set<W>) -> bool {
+        !unit.writes.within(state)
             && unit.list.iter().any(|&s| {
                 let mut s = s as usize;
-                while !has(state, s) && self.turned[s] != NONE {
+                while !state.has(s) && self.turned[s] != NONE {
                     s = self.turned[s] as usize;
                 }
-                !has(state, s) && self.free[s].is_none()
+                !state.has(s) && !self.free_items.has(s)
             })
     }
 
-    /// Bytes of what a unit makes that does not live.
-    fn made(&self, unit: &Unit, state: &[u64]) -> u64 {
-        let mut made = 0;
-        for (word, (&writes, &state)) in unit.writes.iter().zip(state).enumerate() {
-            let mut bits = writes & !state;
-            while bits != 0 {
-                made += self.bytes[word * 64 + bits.trailing_zeros() as usize];
-                bits &= bits - 1;
-            }
-        }
-        made
-    }
-
-    /// The time of all that has to run with room for everything; `None` where that cannot be.
-    fn rest(&self, state: &[u64]) -> Option<[u128; QUEUES]> {
-        let mut wanted: Vec<u64> = self.goal.iter().zip(state).map(|(goal, state)| goal & !state).collect();
+    /// What has to run with room for everything, by its weights; `None` where that cannot be.
+    fn rest(&self, state: &Set<W>) -> Option<[u128; QUEUES]> {
+        let mut wanted = self.goal.without(state);
         let mut rest = [0; QUEUES];
         for unit in self.units.iter().rev() {
-            let ran = unit.once.map(|k| has(&state[self.items..], k));
-            let read = unit.writes.iter().zip(&wanted).any(|(writes, wanted)| writes & wanted != 0);
-            if !read && ran != Some(false) {
+            let ran = unit.once.map(|bit| state.has(bit));
+            if !unit.writes.meets(&wanted) && ran != Some(false) {
                 continue;
             }
             // What it made is gone for good.
@@ -470,83 +480,78 @@ impl<'a, 'm> States<'a, 'm> {
                 return None;
             }
             rest.iter_mut().zip(unit.weights).for_each(|(rest, weight)| *rest += weight);
-            for ((wanted, reads), state) in wanted.iter_mut().zip(&unit.reads).zip(state) {
-                *wanted |= reads & !state;
-            }
+            wanted.add(&unit.reads.without(state));
         }
         Some(rest)
     }
 
     /// Every state one step further, with what runs; false if not all were tried.
-    fn moves(&self, state: &[u64], tell: &mut dyn FnMut(&[u32], Vec<u64>)) -> bool {
+    fn moves(&self, state: &Set<W>, tell: &mut dyn FnMut(&[u32], Set<W>)) -> bool {
         let mut complete = true;
-        let mut changed = state.to_vec();
         let mut runs: Vec<u32> = Vec::new();
+        let mut others: Vec<usize> = Vec::new();
         for (u, unit) in self.units.iter().enumerate() {
-            let ran = unit.once.is_some_and(|k| has(&state[self.items..], k));
-            let idle = unit.once.is_none() && !self.lacks(unit, state);
-            if ran || idle || !self.ready(unit, state, &mut changed, &mut runs) {
+            let idle = match unit.once {
+                Some(bit) => state.has(bit),
+                None => !self.lacks(unit, state),
+            };
+            let mut there = *state;
+            if idle || !self.ready(unit, &mut there, &mut runs) {
                 continue;
             }
             runs.push(u as u32);
-            let state = &changed;
-            let during = self.live(state) + self.made(unit, state) + unit.workspace;
-            let own = |s: usize| has(&unit.reads, s) || has(&unit.writes, s);
-            let mut others: Vec<usize> = self.members(state).filter(|&s| self.bytes[s] > 0 && !own(s)).collect();
+            let mut with = there;
+            with.add(&unit.writes);
+            let during = self.live(&with) + unit.workspace;
+            others.clear();
+            let apart = there.without(&unit.reads).without(&unit.writes);
+            others.extend(self.items(&apart).filter(|&s| self.bytes[s] > 0));
             others.sort_by_key(|&s| (Reverse(self.bytes[s]), s));
             for (saves, gone) in &unit.choices {
                 // Put off until what is made is read.
                 if !gone.is_empty() && self.becomes[unit.list[0] as usize].is_some_and(|it| it.0 == u as u32) {
                     continue;
                 }
-                let mut next = state.to_vec();
-                unit.writes.iter().zip(&mut next).for_each(|(writes, next)| *next |= writes);
-                gone.iter().for_each(|&s| take(&mut next, s as usize));
-                if let Some(k) = unit.once {
-                    put(&mut next[self.items..], k);
+                let mut next = with;
+                gone.iter().for_each(|&s| next.take(s as usize));
+                if let Some(bit) = unit.once {
+                    next.put(bit);
                 }
                 let excess = (during - saves).saturating_sub(self.room);
                 let mut left = DROPS;
-                complete &=
-                    self.drops(&others, excess, &mut next, &mut left, &mut |next| tell(&runs, next.to_vec()));
+                complete &= self.drops(&others, excess, &mut next, &mut left, &mut |next| tell(&runs, *next));
             }
         }
         complete
     }
 
-    /// Whether all that a unit reads lives, or can be made of what lives in its place: then `changed` is the state with that, and
+    /// Whether all that a unit reads lives, or can be made of what lives in its place: then `state` is the one with that, and
     /// `runs` what makes it.
-    fn ready(&self, unit: &Unit, state: &[u64], changed: &mut [u64], runs: &mut Vec<u32>) -> bool {
+    fn ready(&self, unit: &Unit<W>, state: &mut Set<W>, runs: &mut Vec<u32>) -> bool {
         runs.clear();
-        changed.copy_from_slice(state);
-        for (word, (&reads, &there)) in unit.reads.iter().zip(state).enumerate() {
-            let mut bits = reads & !there;
-            while bits != 0 {
-                let missing = word * 64 + bits.trailing_zeros() as usize;
-                bits &= bits - 1;
-                let (first, mut s) = (runs.len(), missing);
-                if let Some(units) = &self.free[s] {
-                    // What does not count is there for good once it was made.
-                    if !units.iter().all(|&u| within(&self.units[u as usize].nothing, state)) {
-                        return false;
-                    }
-                    runs.extend(units);
-                    put(changed, s);
-                    continue;
-                }
-                while !has(changed, s) {
-                    let Some((maker, from)) = self.becomes[s] else { return false };
-                    runs.push(maker);
-                    s = from as usize;
-                }
-                // It is read itself.
-                if has(&unit.reads, s) {
+        for missing in unit.reads.without(state).bits() {
+            let (first, mut s) = (runs.len(), missing);
+            if let Some(units) = &self.free[s] {
+                // What does not count is there for good once it was made.
+                if !units.iter().all(|&u| self.units[u as usize].nothing.within(state)) {
                     return false;
                 }
-                runs[first..].reverse();
-                take(changed, s);
-                put(changed, missing);
+                runs.extend(units);
+                state.put(s);
+                continue;
             }
+            while !state.has(s) {
+                let Some((maker, from)) = self.becomes[s] else { return false };
+                runs.push(maker);
+                s = from as usize;
+            }
+            // It is read itself.
+            if unit.reads.has(s) {
+                return false;
+            }
+            runs[first..].reverse();
+            state.take(s);
+            state.put(missing);
         }
         true
     }
@@ -556,9 +561,9 @@ impl<'a, 'm> States<'a, 'm> {
         &self,
         others: &[usize],
         excess: u64,
-        next: &mut Vec<u64>,
+        next: &mut Set<W>,
         left: &mut usize,
-        tell: &mut dyn FnMut(&[u64]),
+        tell: &mut dyn FnMut(&Set<W>),
     ) -> bool {
         if excess == 0 {
             tell(next);
@@ -572,9 +577,9 @@ impl<'a, 'm> States<'a, 'm> {
                 break;
             }
             after -= self.bytes[s];
-            take(next, s);
+            next.take(s);
             let fine = self.drops(&others[k + 1..], excess.saturating_sub(self.bytes[s]), next, left, tell);
-            put(next, s);
+            next.put(s);
             if !fine {
                 return false;
             }
@@ -590,7 +595,7 @@ impl<'a, 'm> States<'a, 'm> {
         }
         path.reverse();
         let mut order = Vec::new();
-        let mut start = vec![0u64; self.words];
+        let mut start = Set::NONE;
         self.saturate(&mut start, &mut |u| order.push(u));
         for step in path.windows(2) {
             let (before, after) = (self.state(step[0]), self.state(step[1]));
@@ -599,7 +604,7 @@ impl<'a, 'm> States<'a, 'm> {
                 if runs.is_none() {
                     let mut ran = first.to_vec();
                     self.saturate(&mut next, &mut |u| ran.push(u));
-                    runs = (next == after).then_some(ran);
+                    runs = (next == *after).then_some(ran);
                 }
             });
             order.extend(runs.unwrap_or_default());
@@ -638,39 +643,4 @@ fn choices(pairs: &[(u32, u32)], saves: &dyn Fn(u32, u32) -> u64) -> Vec<(u64, V
         }
     }
     all.into_iter().map(|(saved, gone, _)| (saved, gone)).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    #[ignore]
-    fn probe() {
-        let file = std::env::var("P").unwrap();
-        let problem = crate::cost::Problem::load(file).unwrap();
-        let model = Model::new(&problem, true);
-        for b in std::env::var("B").unwrap().split(',') {
-            let budget: u64 = b.parse().unwrap();
-            let started = std::time::Instant::now();
-            let limit: u64 = std::env::var("S").map_or(60, |s| s.parse().unwrap());
-            let end = started + std::time::Duration::from_secs(limit);
-            let largest = (0..model.items.len()).map(|s| bytes(&model, s as u32)).max().unwrap_or(0);
-            for factor in FACTORS {
-                let mut states = States::new(&model, budget, (largest / factor).max(1));
-                let told = match states.search(&|| std::time::Instant::now() > end) {
-                    Walk::Done(order) => {
-                        let order = replayable(&model, order).map(|o| (o.len(), Sim::default().run(&model, &o)));
-                        format!("done {order:?}")
-                    }
-                    Walk::Over => "over".into(),
-                    Walk::Late => "late".into(),
-                };
-                println!("{budget} factor {factor}: {told} {} states {:.1?}", states.from.len(), started.elapsed());
-                if told == "over" {
-                    break;
-                }
-            }
-        }
-    }
 }
