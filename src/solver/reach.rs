@@ -20,6 +20,7 @@
 //!   one too, after a drop. So a unit that fits beside everything runs at once, and nothing is dropped
 //!   but for a unit to fit, and then no more than it takes.
 //! - What only one unit reads, which turns it into something no larger in the same place, is turned into it at once.
+//! - What is made of one thing in its place waits until it is read, and what is made of nothing in no room but its own is never held.
 //! - From a set from which the outputs cannot be made with room for everything nothing follows.
 //!
 //! Sizes below a threshold count nothing, from coarse to fine: what does not fit then does not fit.
@@ -48,7 +49,8 @@ const CHOICES: usize = 8;
 /// Orders in which states are gone on with, in turns: by the time of what is left to do; by how deep in the graph that is, so that
 /// what is lost of the beginning counts little; and the same but for what only an output is made of.
 const QUEUES: usize = 3;
-/// States gone on with side by side: a constant, so that results do not depend on the number of cores.
+/// States gone on with side by side at first; more as more are known, as then it is mostly a proof that is looked for. (The number of cores must not
+/// matter.)
 const TOGETHER: usize = 8;
 /// What is smaller than the largest storage by more than this factor does not count; in this order.
 const FACTORS: [u64; 4] = [4, 32, 256, u64::MAX];
@@ -330,9 +332,10 @@ impl<const W: usize> States<W> {
         let (mut done, mut turn): (Vec<bool>, usize) = (Vec::new(), 0);
         loop {
             done.resize(self.from.len(), false);
-            let mut some: Vec<u32> = Vec::with_capacity(TOGETHER);
+            let together = TOGETHER + self.from.len() / 128;
+            let mut some: Vec<u32> = Vec::with_capacity(together);
             // All queues hold every state that is not done.
-            while some.len() < TOGETHER
+            while some.len() < together
                 && let Some((_, index)) = open[turn].pop()
             {
                 if !std::mem::replace(&mut done[index as usize], true) {
