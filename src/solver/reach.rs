@@ -39,7 +39,7 @@ const MOST_WORDS: usize = 16;
 /// States remembered at most: about as many bytes as a hundred times that.
 const STATES: usize = 1 << 21;
 /// States that stand for an evaluation of an order, where nodes are limited.
-pub(super) const NODES: u64 = 16;
+pub(super) const NODES: u64 = 2;
 /// Tenths of the time after which the search ends.
 pub(super) const MOST: u32 = 7;
 /// Sets of drops that are tried for one unit in one state.
