@@ -11,7 +11,7 @@ use plimsoll::entity::{Entity, ValueId};
 use plimsoll::fuzz::{Shape, problem};
 use plimsoll::graph::Replay;
 use plimsoll::plan::Step;
-use plimsoll::solver::{self, Options};
+use plimsoll::solver::{self, Move, Moves, Options, Outcome};
 
 // ---- the best plan ------------------------------------------------------------------------
 
@@ -244,6 +244,49 @@ fn stronger_bounds_hold_too() {
     }
     println!("{tight} with repetitions: stronger in {stronger}, the optimum in {exact}");
     assert!(stronger > 10 && exact * 5 > tight, "{tight} {stronger} {exact}");
+}
+
+/// Where all that can be live at once is gone through, what is called infeasible is, and what is found fits.
+#[test]
+fn that_nothing_fits_is_proved_only_where_nothing_does() {
+    let options = Options {
+        node_limit: Some(2_000),
+        search_minimum: false,
+        moves: Moves::all().without(Move::Exact),
+        ..options()
+    };
+    let without = Options { moves: options.moves.without(Move::Reach), ..options.clone() };
+    let auto = solver::by_name("auto").unwrap();
+    let (mut feasible, mut infeasible, mut proved, mut more, mut found, mut other) = (0, 0, 0, 0, 0, 0);
+    for seed in 0..900u64 {
+        let problem = draw(seed, 4 + (seed % 5) as usize);
+        let (low, high) = (problem.trivial_bound().get(), solver::baseline(&problem).1.peak.get());
+        for budget in (0..5).map(|k| low.saturating_sub(2) + (high + 2 - low.saturating_sub(2)) * k / 5) {
+            let solve = |options: &Options| auto.solve(&problem, Bytes(budget), options).unwrap();
+            let (outcome, fits) = (solve(&options), best(&problem, budget).is_some());
+            match outcome {
+                Outcome::Optimal(plan) | Outcome::Feasible { plan, .. } => {
+                    check_steps(&problem, &plan.steps, Bytes(budget)).unwrap();
+                    assert!(fits, "seed {seed}, budget {budget}");
+                    found += 1;
+                }
+                Outcome::Infeasible { .. } => {
+                    assert!(!fits, "seed {seed}, budget {budget}");
+                    proved += 1;
+                    more += usize::from(matches!(solve(&without), Outcome::Unknown { .. }));
+                }
+                _ => {}
+            }
+            feasible += usize::from(fits);
+            other += usize::from(fits && solve(&without).plan().is_some());
+            infeasible += usize::from(!fits);
+        }
+    }
+    println!(
+        "{found} of {feasible} found ({other} without), {proved} of {infeasible} proved, {more} of them by nothing else"
+    );
+    assert!(infeasible > 1000 && proved * 10 > infeasible * 9 && more > 100, "{infeasible} {proved} {more}");
+    assert!(feasible > 1000 && found * 10 > feasible * 9 && found > other, "{feasible} {found} {other}");
 }
 
 #[test]

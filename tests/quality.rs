@@ -277,6 +277,28 @@ mod random {
         }
     }
 
+    /// Where nothing else finds a plan, or says that there is none, going through all that can be live at once does. (Small graphs are
+    /// searched exactly before it comes to that, unless that is switched off.)
+    #[test]
+    fn going_through_all_that_can_be_live_helps() {
+        let moves = Moves::all().without(Move::Exact);
+        let (mut refuted, mut found) = (0, 0);
+        for seed in 0..150u64 {
+            let problem = problem(seed, Shape { once: false, ..Shape::all(6 + (seed % 8) as usize) });
+            let (low, high) = (problem.trivial_bound().get(), solver::baseline(&problem).1.peak.get());
+            let budget = Bytes(low + high.saturating_sub(low) * (seed % 4) / 10);
+            let of = |moves| rank(&problem, budget, &Options { moves, search_minimum: false, ..quick(1_000) });
+            let (with, without) = (of(moves), of(moves.without(Move::Reach)));
+            assert!(with <= without, "seed {seed}, budget {budget}: {with:?} {without:?}");
+            if without == (true, 0, true) {
+                refuted += usize::from(with == (true, 0, false));
+                found += usize::from(!with.0);
+            }
+        }
+        println!("{refuted} refuted, {found} found");
+        assert!(refuted > 5 && found > 0, "{refuted} refuted, {found} found");
+    }
+
     /// Each move, and each rule that prunes, makes some plan better than it would be without.
     #[test]
     fn each_move_helps_somewhere() {
@@ -285,6 +307,8 @@ mod random {
             Bytes(low + high.saturating_sub(low) * percent / 100)
         };
         let mut left = Move::ALL.to_vec();
+        // It helps where the exact search does not come first: see the next test.
+        left.retain(|&it| it != Move::Reach);
         if !cfg!(feature = "highs") {
             left.retain(|&it| it != Move::Windows);
         }

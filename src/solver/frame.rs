@@ -1,6 +1,6 @@
 //! What every solver does around its search: prove what is easy, judge by the simulator, report.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::auto::{Limits, least_time};
 use super::bound::ranked;
@@ -10,6 +10,7 @@ use super::mixed::mixed;
 use super::model::{Model, needed};
 use super::moves::Move;
 use super::progress::Watch;
+use super::reach::{self, Reach};
 use super::reorder::shrink_first;
 use super::{Options, Outcome, offload, registry};
 #[cfg(feature = "highs")]
@@ -98,6 +99,8 @@ pub(super) struct Frame<'a> {
     pub limits: Limits,
     /// No plan is faster.
     least: AtomicU64,
+    /// It is proved that no plan fits.
+    refuted: AtomicBool,
     /// The [instants](ranked) for the budget; none where it was not asked.
     instants: Vec<(u64, u32)>,
     /// The peak with everything kept: a budget that suffices every solver.
@@ -127,9 +130,21 @@ impl<'a> Frame<'a> {
         model.moves = options.moves;
         let limits = Limits::new(&model, options, watch);
         let (everything, starts) = (all.peak, Vec::new());
-        let (least, instants) = (AtomicU64::new(least), Vec::new());
-        let mut frame =
-            Frame { problem, budget, options, model, limits, least, instants, everything, starts, name, baseline };
+        let (least, instants, refuted) = (AtomicU64::new(least), Vec::new(), AtomicBool::new(false));
+        let mut frame = Frame {
+            problem,
+            budget,
+            options,
+            model,
+            limits,
+            least,
+            refuted,
+            instants,
+            everything,
+            starts,
+            name,
+            baseline,
+        };
         if let Some(proof) = explain::proved(problem, budget) {
             return Ok(proof.outcome(&frame));
         }
@@ -187,7 +202,37 @@ impl<'a> Frame<'a> {
         if let Some((steps, timeline)) = best {
             return Ok(frame.outcome(steps, &timeline));
         }
-        explain::search(&frame, order.as_deref())
+        let found = explain::search(&frame, order.as_deref())?;
+        Ok(match found {
+            Outcome::Unknown { minimum_feasible, blockers, why } if frame.refuted() => {
+                let why = format!("no set of values that fits and can be reached leads to the outputs; {why}");
+                Outcome::Infeasible { minimum_feasible, blockers, why }
+            }
+            found => found,
+        })
+    }
+
+    /// Go through all that can be live at once, where nothing was found: an order that fits, if there is one.
+    pub fn reach(&self) -> Option<Vec<u32>> {
+        if offload::possible(self.problem) || !self.options.moves.has(Move::Reach) {
+            return None;
+        }
+        self.limits.watch.phase("reach");
+        let states = self.options.node_limit.map(|nodes| nodes.saturating_mul(reach::NODES));
+        let late = || self.limits.late() || self.limits.spent(reach::MOST);
+        match reach::search(&self.model, self.budget.get(), states, &late) {
+            Reach::Fits(order) => Some(order),
+            Reach::Never => {
+                self.refuted.store(true, Ordering::Relaxed);
+                None
+            }
+            Reach::Unknown => None,
+        }
+    }
+
+    /// Whether it is proved that no plan fits.
+    pub fn refuted(&self) -> bool {
+        self.refuted.load(Ordering::Relaxed)
     }
 
     /// What the time that is left allows, for another solve inside this one. It reports nothing:

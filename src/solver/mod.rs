@@ -37,6 +37,7 @@ mod offload;
 mod phases;
 mod pofo;
 mod progress;
+mod reach;
 mod registry;
 mod reorder;
 mod repeat;

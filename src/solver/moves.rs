@@ -42,6 +42,8 @@ pub enum Move {
     Anneal,
     /// Re-solve windows exactly.
     Windows,
+    /// Where nothing fits, go through all that can be live at once.
+    Reach,
     /// Solve small problems exactly.
     Exact,
     /// The exact search estimates what is still to come.
@@ -52,7 +54,7 @@ pub enum Move {
 
 impl Move {
     /// Every move there is.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Rules,
         Self::Care,
         Self::Keep,
@@ -71,6 +73,7 @@ impl Move {
         Self::Shift,
         Self::Anneal,
         Self::Windows,
+        Self::Reach,
         Self::Exact,
         Self::Estimate,
         Self::LateDrops,

@@ -123,6 +123,19 @@ impl Solver for Auto {
                         starts.extend(chain::orders(model, budget));
                     }
                     starts.extend(on_demand(frame, RANDOM, limits));
+                    if !fits(&found) {
+                        found.extend(construct(model, budget, std::mem::take(&mut starts), false, limits));
+                        best_first(&mut found, budget);
+                    }
+                    // Before more is tried: is there a plan at all?
+                    if !fits(&found) {
+                        let order = frame.reach().into_iter().collect();
+                        found.extend(construct(model, budget, order, false, limits));
+                        best_first(&mut found, budget);
+                        if frame.refuted() {
+                            return Ok(found.into_iter().next().map(|(order, _)| order));
+                        }
+                    }
                     if moves.has(Move::Smaller) {
                         starts.extend(smaller_budgets(frame));
                     }
