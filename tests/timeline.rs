@@ -210,7 +210,7 @@ fn layers(of: &[(u64, u64, u64)]) -> Problem {
 }
 
 fn loads(op: OpId) -> bool {
-    op.index() % 2 == 0
+    op.index().is_multiple_of(2)
 }
 
 /// The end of `steps` where copies are made beside the computing, one after another, and computing waits for what it reads.
@@ -341,7 +341,7 @@ mod queues {
             let options = plimsoll::solver::Options { node_limit: Some(50), ..Default::default() };
             let budget = Bytes(baseline.peak.get() * 7 / 10);
             let Ok(plan) = plimsoll::solver::plan(&problem, budget, "evict", &options) else { continue };
-            let at_once = |op: super::OpId| super::Entity::index(op) % 3 == 0;
+            let at_once = |op: super::OpId| super::Entity::index(op).is_multiple_of(3);
             let ends = queue_ends(&problem, &plan.steps, budget, &at_once).unwrap();
             assert!(ends.windows(2).all(|w| w[0] < w[1]));
             assert!(queue_ends(&problem, &plan.steps, Bytes(u64::MAX), &at_once).unwrap().is_empty());

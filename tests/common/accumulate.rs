@@ -6,7 +6,7 @@ use burn::tensor::{Bool, Device, Int, Tensor};
 use plimsoll::zoo::{self, ZooModel, ZooVisitor};
 use plimsoll::{TensorMapper, Tensors};
 
-use super::{Bits, gradients_of, state_of};
+use super::{Bits, data_of, gradients_of, state_of};
 
 /// A part of a batch.
 pub struct Part {
@@ -91,7 +91,7 @@ impl ZooVisitor for OneAfterTheOther {
             let mut combine = Combine { sums: &sums, divisor: microbatches as f64, done: GradientsParams::new() };
             model.visit(&mut combine);
             let gradients = combine.done;
-            let loss = (loss.unwrap() / microbatches as f64).into_data();
+            let loss = data_of(loss.unwrap() / microbatches as f64);
             let found = gradients_of(&model, &gradients);
             model = optim.step(1e-3, model, gradients);
             bits.push(Bits { loss, gradients: found, state: state_of(&model) });

@@ -36,6 +36,13 @@ pub struct Bits {
     pub state: Vec<TensorData>,
 }
 
+/// What a tensor holds, read now: a device may read when somebody first looks at the bytes, and then what was written there since.
+pub fn data_of<const D: usize>(tensor: Tensor<D>) -> TensorData {
+    let data = tensor.into_data();
+    std::hint::black_box(data.as_bytes());
+    data
+}
+
 struct Reader<'a> {
     gradients: Option<&'a GradientsParams>,
     found: Vec<Option<TensorData>>,
@@ -44,8 +51,8 @@ struct Reader<'a> {
 impl ModuleVisitor for Reader<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         self.found.push(match self.gradients {
-            Some(gradients) => gradients.get::<D>(param.id).map(Tensor::into_data),
-            None => Some(param.val().into_data()),
+            Some(gradients) => gradients.get::<D>(param.id).map(data_of),
+            None => Some(data_of(param.val())),
         });
     }
 }
@@ -114,7 +121,7 @@ impl ZooVisitor for Plain {
             if step > 0 || self.steps == 1 {
                 peak = peak.max(alloc::peak().get() - without_inputs + held(&model));
             }
-            let (loss, found) = (loss.into_data(), gradients_of(&model, &gradients));
+            let (loss, found) = (data_of(loss), gradients_of(&model, &gradients));
             model = optim.step(1e-3, model, gradients);
             bits.push(Bits { loss, gradients: found, state: state_of(&model) });
         }
@@ -146,7 +153,7 @@ impl ZooVisitor for Planned {
             let inputs = batch(step as u64, &device);
             let step = model.step(inputs, |m: &M, inputs| m.batch_loss(inputs))?;
             measured.push(Measured { report: step.report });
-            let (loss, found) = (step.loss.into_data(), gradients_of(&model, &step.grads));
+            let (loss, found) = (data_of(step.loss), gradients_of(&model, &step.grads));
             model = optim.step(1e-3, model, step.grads);
             bits.push(Bits { loss, gradients: found, state: state_of(&model) });
         }
