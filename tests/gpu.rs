@@ -7,7 +7,7 @@ mod common;
 
 use std::time::Duration;
 
-use burn::tensor::Device;
+use burn::tensor::{Device, TensorData};
 use common::{Bits, Measured, Plain, Planned, alone, settings, small};
 use plimsoll::cost::{Link, Profile};
 use plimsoll::plan::{Plan, Step};
@@ -48,6 +48,16 @@ fn distance(want: &Bits, got: &Bits) -> f64 {
 
 /// Fused kernels may round a multiplication and the addition after it once.
 const FUSED: f64 = 1e-6;
+
+/// The same loss: to the bit, or as near as it is where one of both is fused.
+fn assert_loss(at: &str, want: &TensorData, got: &TensorData, fused: bool) {
+    if fused && cfg!(feature = "fusion") {
+        let (got, want) = (got.iter::<f64>().next().unwrap(), want.iter::<f64>().next().unwrap());
+        assert!((got - want).abs() <= FUSED * want.abs(), "{at}: {got}, not {want}");
+    } else {
+        assert_eq!(got, want, "{at}");
+    }
+}
 
 /// Sums in another order, and kernels that approximate (`gelu`'s backward): how far a device may be from the CPU.
 const CPU: f64 = 0.05;
@@ -225,13 +235,7 @@ fn forward_runs_are_the_same_on_the_device() {
             let wrapped = Rematerialize::with_settings(model, settings(Budget::Unlimited).fusion(false));
             let done = wrapped.infer(batch(0, &plain), |m: &M, inputs| m.batch_loss(inputs)).unwrap();
             let got = common::data_of(done.output);
-            match cfg!(feature = "fusion") {
-                true => {
-                    let (got, want) = (got.iter::<f64>().next().unwrap(), want.iter::<f64>().next().unwrap());
-                    assert!((got - want).abs() <= FUSED * want.abs(), "{name}: {got}, not {want}");
-                }
-                false => assert_eq!(got, want, "{name}"),
-            }
+            assert_loss(name, &want, &got, true);
             assert!(done.report.measured_peak.unwrap() <= done.report.planned_peak + PADDING, "{name}");
         }
     }
@@ -280,12 +284,7 @@ fn parameters_come_from_host_memory_when_they_do_not_fit() {
                     for n in [0, 1, 0] {
                         let (got, report, plan) = run(&model, n).unwrap_or_else(|error| panic!("{at}: {error}"));
                         let want = &want[n as usize].0;
-                        if fusion && cfg!(feature = "fusion") {
-                            let (got, want) = (got.iter::<f64>().next().unwrap(), want.iter::<f64>().next().unwrap());
-                            assert!((got - want).abs() <= FUSED * want.abs(), "{at}: {got}, not {want}");
-                        } else {
-                            assert_eq!(&got, want, "{at}");
-                        }
+                        assert_loss(&at, want, &got, fusion);
                         let peak = report.measured_peak.unwrap();
                         assert!(fusion || peak <= report.planned_peak + PADDING, "{at}: {report:?}");
                         assert!(peak <= budget, "{at}: {report:?}");

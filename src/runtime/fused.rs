@@ -325,8 +325,11 @@ impl Target for Fused {
         let bench = Bench::<CubeBackend> { device, handlers, op, layouts };
         let own: Bytes =
             cost.sizes.iter().zip(&cost.views).filter(|(_, view)| view.is_none()).map(|(&size, _)| size).sum();
-        let fill = if takes(&bench, 0.5, None).is_ok() { 0.5 } else { 1.5 };
-        let mut workspace = cost.workspace.max(beside(takes(&bench, fill, None)?, own));
+        let (fill, all) = match takes(&bench, 0.5, None) {
+            Ok(all) => (0.5, all),
+            Err(_) => (1.5, takes(&bench, 1.5, None)?),
+        };
+        let mut workspace = cost.workspace.max(beside(all, own));
         for &(a, b) in &cost.inplace {
             workspace = workspace.max(beside(takes(&bench, fill, Some(a))?, own.saturating_sub(cost.sizes[b])));
         }
