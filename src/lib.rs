@@ -45,6 +45,6 @@ pub use runtime::remote;
 pub use units::{Budget, Bytes, Nanos};
 #[cfg(feature = "flex")]
 pub use wrap::{
-    DeviceReport, Inferred, PipelineReport, PipelineSettings, Reduction, Rematerialize, Retrace, Settings, StepReport,
-    Trained,
+    DeviceReport, Inferred, OneLaunch, PipelineReport, PipelineSettings, Reduction, Rematerialize, Retrace, Settings,
+    StepReport, Trained,
 };

@@ -12,7 +12,7 @@ use common::{Bits, Measured, Plain, Planned, alone, settings, small};
 use plimsoll::cost::{Link, Profile};
 use plimsoll::plan::{Plan, Step};
 use plimsoll::zoo::{self, ZooModel, ZooVisitor};
-use plimsoll::{Budget, Bytes, Error, Rematerialize};
+use plimsoll::{Budget, Bytes, Error, OneLaunch, Rematerialize};
 
 /// Padding of buffers that no plan knows of.
 const PADDING: Bytes = Bytes(1024);
@@ -201,6 +201,117 @@ fn offloaded_activations_come_back_as_they_were() {
             }
         }
     }
+}
+
+/// A kind of step is run as usual twice, and recorded the second time; then it is one launch, with the same bits.
+#[test]
+fn recorded_steps_are_one_launch_and_the_same() {
+    let _alone = alone();
+    let Some(device) = device() else { return };
+    // Running statistics, frozen parameters, constants, several results: all that goes in and comes out in other ways.
+    for name in ["gpt", "resnet", "buffers", "frozen", "constants", "outputs"] {
+        for fusion in [false, true] {
+            let costs = tempfile::tempdir().unwrap();
+            let train = |budget, one_launch| {
+                let settings = settings(budget).fusion(fusion).profile_directory(Some(costs.path().to_owned()));
+                let planned = Planned { steps: 6, settings: settings.one_launch(one_launch) };
+                zoo::with_model(name, &small(name), &device, 7, planned).unwrap().unwrap()
+            };
+            let (usual, as_usual, _) = train(Budget::Unlimited, false);
+            let (got, measured, _) = train(Budget::Unlimited, true);
+            let at = format!("{name}, fusion {fusion}");
+            assert_same(&at, &usual, &got);
+            let launches: Vec<bool> = measured.iter().map(|m| m.report.one_launch).collect();
+            assert_eq!(launches, [false, false, true, true, true, true], "{at}");
+            let needs = measured.iter().map(|m| m.report.measured_peak.unwrap()).max().unwrap();
+            println!("{at}: {needs} with the recording, as usual {}", as_usual[5].report.measured_peak.unwrap());
+            assert!(needs > as_usual[5].report.measured_peak.unwrap(), "{at}: copies take memory");
+            assert_eq!(measured[5].report.reserved, measured[3].report.reserved, "{at}: reserved memory grows");
+
+            // It counts as the rest does: where there is no room for it steps run as usual.
+            let (got, measured, _) = train(Budget::Bytes(as_usual[0].report.planned_peak), true);
+            assert_same(&at, &usual, &got);
+            for m in measured {
+                assert!(!m.report.one_launch && m.report.measured_peak.unwrap() <= m.report.budget, "{at}: {m:?}");
+            }
+        }
+    }
+}
+
+/// What changes from step to step is not recorded, and the reason is told.
+#[test]
+fn what_cannot_be_one_launch_runs_as_usual() {
+    struct Refused {
+        settings: plimsoll::Settings,
+        /// The model stays where it is; only its inputs go to the device.
+        infer: Option<Device>,
+    }
+    impl ZooVisitor for Refused {
+        type Output = String;
+        fn visit<M: ZooModel>(
+            self,
+            name: &'static str,
+            model: M,
+            batch: impl Fn(u64, &Device) -> M::Inputs + Send + Sync + 'static,
+        ) -> String {
+            let device = model.devices()[0].clone();
+            let model = Rematerialize::with_settings(model, self.settings.one_launch(true));
+            assert_eq!(model.one_launch(), OneLaunch::Not);
+            for n in 0..3 {
+                let report = match &self.infer {
+                    None => model.step(batch(n, &device), |m: &M, inputs| m.batch_loss(inputs)).unwrap().report,
+                    Some(device) => model.infer(batch(n, device), |m: &M, inputs| m.batch_loss(inputs)).unwrap().report,
+                };
+                assert!(!report.one_launch, "{name}: step {n}");
+            }
+            match model.one_launch() {
+                OneLaunch::Refused { why } => why,
+                other => panic!("{name}: {other:?}"),
+            }
+        }
+    }
+    let _alone = alone();
+    let refused = |name, device: &Device, settings, infer| {
+        zoo::with_model(name, &small(name), device, 7, Refused { settings, infer }).unwrap()
+    };
+    let flex = Device::flex().autodiff();
+    let unlimited = || settings(Budget::Unlimited);
+    assert!(refused("frozen", &flex, unlimited(), None).contains("does not record"));
+    let Some(device) = device() else { return };
+    assert!(refused("dropout", &device, unlimited(), None).contains("random"));
+    let brought = Some(device.clone().inner());
+    let least = 256 << 10;
+    assert!(refused("gpt", &flex, settings(Budget::bytes(least)), brought).contains("from host memory"));
+    // A closure that captures something new each time is another step each time.
+    struct Scaled;
+    impl ZooVisitor for Scaled {
+        type Output = ();
+        fn visit<M: ZooModel>(
+            self,
+            name: &'static str,
+            model: M,
+            batch: impl Fn(u64, &Device) -> M::Inputs + Send + Sync + 'static,
+        ) {
+            let device = model.devices()[0].clone();
+            let run = |one_launch| {
+                let settings = settings(Budget::Unlimited).fusion(false).one_launch(one_launch);
+                let model = Rematerialize::with_settings(model.clone(), settings);
+                let scales = [1.0, 2.0, 3.0, 3.0, 3.0, 3.0, 2.0];
+                let losses = scales.map(|scale: f32| {
+                    let step =
+                        model.step(batch(0, &device), move |m: &M, inputs| m.batch_loss(inputs) * scale).unwrap();
+                    (common::data_of(step.loss), step.report.one_launch)
+                });
+                losses
+            };
+            let (usual, recorded) = (run(false), run(true));
+            for (n, (usual, recorded)) in usual.iter().zip(&recorded).enumerate() {
+                assert_eq!(usual.0, recorded.0, "{name}: step {n}");
+            }
+            assert_eq!(recorded.map(|(_, one_launch)| one_launch), [false, false, false, false, true, true, false]);
+        }
+    }
+    zoo::with_model("frozen", &small("frozen"), &device, 7, Scaled).unwrap();
 }
 
 /// The pools hold no more after many steps than after a few.

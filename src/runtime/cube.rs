@@ -5,9 +5,11 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use burn::tensor::{Bool, Int, Tensor};
+use burn_backend::cubecl::dtype_to_storage_type;
 use burn_backend::{Backend, DType, Shape, TensorData, TensorMetadata};
 use burn_cubecl::cubecl::client::Client;
 use burn_cubecl::cubecl::server::{CopyDescriptor, Handle, ServerError};
+use burn_cubecl::cubecl::std::tensor::copy_into;
 use burn_cubecl::cubecl::{MemoryScope, MemoryUsage};
 use burn_cubecl::kernel::into_contiguous_aligned;
 use burn_cubecl::{CubeBackend, CubeDevice, tensor::CubeTensor};
@@ -21,6 +23,7 @@ use burn_std::reader::try_read_sync;
 #[cfg(feature = "fusion")]
 use super::fused::through_queue as through_cube_dispatch;
 use super::probe::measure_op;
+use super::recorded::Fixed;
 #[cfg(not(feature = "fusion"))]
 use super::target::through_dispatch as through_cube_dispatch;
 use super::target::{
@@ -119,10 +122,7 @@ fn inward(data: burn_std::Bytes, shape: Shape, dtype: DType, device: &CubeDevice
         client.write(&handle, data);
         marked(&client)
     });
-    let mut strides = vec![1; shape.len()];
-    for axis in (1..shape.len()).rev() {
-        strides[axis - 1] = strides[axis] * shape[axis];
-    }
+    let strides = row_major(&shape);
     let tensor = CubeTensor::new(client.clone(), handle, Metadata::new(shape, strides), device.clone(), dtype);
     (handle_of!(dtype, tensor), Some(Landing { client, mark }))
 }
@@ -136,11 +136,50 @@ fn rate(bytes: usize, times: &mut [Duration]) -> u64 {
     (bytes as f64 / seconds) as u64
 }
 
+impl Fixed for HandleKind<CubeBackend> {
+    fn copy(&self) -> Self {
+        let source = tensor(self);
+        let (shape, dtype) = (source.meta.shape.clone(), source.dtype);
+        let handle = source.client.empty(shape.num_elements() * dtype.size());
+        let plain = Metadata::new(shape.clone(), row_major(&shape));
+        let it = CubeTensor::new(source.client.clone(), handle, plain, source.device.clone(), dtype);
+        let it = handle_of!(dtype, it);
+        it.overwrite(self);
+        it
+    }
+
+    fn overwrite(&self, from: &Self) {
+        let (from, to) = (tensor(from).clone(), tensor(self).clone());
+        let (client, dtype) = (to.client.clone(), dtype_to_storage_type(to.dtype));
+        copy_into(&client, from.binding(), to.binding(), dtype);
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        let strides = |it: &Self| tensor(it).meta.strides.clone();
+        CubeBackend::place(self) == CubeBackend::place(other) && strides(self) == strides(other)
+    }
+
+    fn bytes(&self) -> Bytes {
+        let it = tensor(self);
+        Bytes((it.meta.shape.num_elements() * it.dtype.size()) as u64)
+    }
+}
+
+/// Strides of a tensor that lies plainly in memory.
+fn row_major(shape: &Shape) -> Vec<usize> {
+    let mut strides = vec![1; shape.len()];
+    for axis in (1..shape.len()).rev() {
+        strides[axis - 1] = strides[axis] * shape[axis];
+    }
+    strides
+}
+
 interpreted!(CubeBackend);
 
 impl Target for CubeBackend {
     type Host = OnHost;
     type Landing = Landing;
+    type Fixed = HandleKind<Self>;
 
     through_cube_dispatch!();
     in_this_process!();
@@ -152,6 +191,14 @@ impl Target for CubeBackend {
 
     fn device_of(handle: &HandleKind<Self>) -> CubeDevice {
         tensor(handle).device.clone()
+    }
+
+    fn fixed(handle: &HandleKind<Self>) -> Result<Self::Fixed, String> {
+        Ok(handle.clone())
+    }
+
+    fn at(fixed: &Self::Fixed) -> Result<HandleKind<Self>, String> {
+        Ok(fixed.clone())
     }
 
     fn load(tensor: &HandleKind<Flex>, device: &CubeDevice) -> Result<Coming<Self>, String> {

@@ -11,6 +11,7 @@ use crate::entity::{Entity, EntityMap, OpId, ValueId};
 use crate::error::{Error, Result};
 use crate::graph::trace::{Program, SetStatus, kind_of, panic_message, quietly};
 use crate::plan::{Marker, StageStep, Step};
+use crate::units::Bytes;
 
 /// A value and the tensor it starts as.
 pub type Binding<B> = (ValueId, HandleKind<B>);
@@ -148,6 +149,17 @@ impl Executable {
         self.behind = vec![false; if steps.is_empty() { 0 } else { self.instructions.len() }];
         steps.iter().for_each(|&step| self.behind[step] = true);
         self
+    }
+
+    /// Whether any step draws random numbers.
+    pub fn draws(&self) -> bool {
+        !self.random.is_empty()
+    }
+
+    /// Bytes of values.
+    pub fn bytes(&self, values: &[ValueId]) -> Bytes {
+        let bytes = |&v: &ValueId| (self.tensors[v].shape.num_elements() * self.tensors[v].dtype.size()) as u64;
+        Bytes(values.iter().map(bytes).sum())
     }
 
     /// Run every step and return the values asked for, in order.

@@ -35,6 +35,7 @@ impl Target for Flex {
     // Set aside is where it was: host memory is the device's.
     type Host = HandleKind<Self>;
     type Landing = std::convert::Infallible;
+    type Fixed = std::convert::Infallible;
 
     through_dispatch!();
     in_this_process!();

@@ -258,6 +258,7 @@ pub fn watch(device: &burn::tensor::Device) -> Option<Box<dyn Overseer>> {
 impl Target for Fused {
     type Host = <CubeBackend as Target>::Host;
     type Landing = <CubeBackend as Target>::Landing;
+    type Fixed = <CubeBackend as Target>::Fixed;
     type Handlers = CustomOpRegistry<CubeBackend>;
     type Interpreter = Filler;
 
@@ -274,6 +275,14 @@ impl Target for Fused {
 
     fn look(tensors: &[HandleKind<Self>]) -> Result<Vec<Seen>, String> {
         CubeBackend::look(&all_resolved(tensors)?)
+    }
+
+    fn fixed(handle: &HandleKind<Self>) -> Result<Self::Fixed, String> {
+        resolved(handle.clone())
+    }
+
+    fn at(fixed: &Self::Fixed) -> Result<HandleKind<Self>, String> {
+        in_queue(fixed.clone())
     }
 
     fn load(tensor: &HandleKind<Flex>, device: &CubeDevice) -> Result<Coming<Self>, String> {

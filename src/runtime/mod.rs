@@ -12,6 +12,7 @@ mod fused;
 mod pipeline;
 mod probe;
 mod random;
+mod recorded;
 #[cfg(feature = "remote")]
 pub mod remote;
 mod target;
@@ -22,5 +23,6 @@ pub use fused::{Fused, watch};
 pub use pipeline::{Batch, ChunkProgram, Did, Made, Workers, added, mean};
 pub use probe::OpProbe;
 pub(crate) use random::seed_of;
+pub use recorded::{Fixed, Inlet, Recorded};
 pub(crate) use target::settled;
 pub use target::{Coming, Interpreter, Local, Overseer, Place, Seen, Target, Usage};

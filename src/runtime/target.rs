@@ -10,6 +10,7 @@ use burn_flex::Flex;
 use burn_ir::{BackendIr, HandleKind, OperationIr, RandomOpIr, TensorId, TensorIr};
 use burn_router::CustomOpRegistry;
 
+use super::recorded::Fixed;
 use crate::alloc;
 use crate::cost::{Link, OpCost};
 use crate::error::Error;
@@ -115,6 +116,8 @@ pub trait Target: Backend + Debug {
     type Host: Send;
     /// A copy from host memory that has been begun.
     type Landing: Send;
+    /// A tensor where a recording of the device's can find it again.
+    type Fixed: Fixed;
     /// Handlers of custom operations.
     type Handlers: Clone + 'static;
     /// What runs its ops.
@@ -153,6 +156,20 @@ pub trait Target: Backend + Debug {
     /// Why that cannot be told.
     fn look(tensors: &[HandleKind<Self>]) -> Result<Vec<Seen>, String>;
 
+    /// Where a tensor is, once all that makes it has been asked of the device.
+    ///
+    /// # Errors
+    /// Why it is nowhere.
+    fn fixed(_: &HandleKind<Self>) -> Result<Self::Fixed, String> {
+        Err("this backend does not record what its devices run".into())
+    }
+    /// The tensor that is there.
+    ///
+    /// # Errors
+    /// Why it cannot be one.
+    fn at(_: &Self::Fixed) -> Result<HandleKind<Self>, String> {
+        Err("this backend does not record what its devices run".into())
+    }
     /// A tensor of host data.
     fn of_data(data: TensorData, device: &Self::Device) -> HandleKind<Self> {
         match data.dtype() {

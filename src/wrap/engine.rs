@@ -39,12 +39,12 @@ pub(super) trait Engine: Target {
         inputs: &Inputs<Self>,
     ) -> Result<Arc<Entry>>;
     fn run(
-        entry: &Entry,
+        entry: &Arc<Entry>,
         shared: &Shared,
         state: &ModuleState<Self>,
         inputs: Inputs<Self>,
         number: u64,
-        observe: &mut dyn FnMut(usize),
+        observe: Option<&mut dyn FnMut(usize)>,
     ) -> Result<(Vec<HandleKind<Self>>, Measured)>;
     fn problem(
         planner: &mut Planner,
@@ -110,12 +110,12 @@ macro_rules! engine {
             }
 
             fn run(
-                entry: &Entry,
+                entry: &Arc<Entry>,
                 shared: &Shared,
                 state: &ModuleState<Self>,
                 inputs: Inputs<Self>,
                 number: u64,
-                observe: &mut dyn FnMut(usize),
+                observe: Option<&mut dyn FnMut(usize)>,
             ) -> Result<(Vec<HandleKind<Self>>, Measured)> {
                 shared.run(entry, state, inputs, number, observe)
             }

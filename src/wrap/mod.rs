@@ -5,6 +5,7 @@ mod engine;
 mod module;
 mod pipeline;
 mod planner;
+mod recordings;
 mod settings;
 mod split;
 
@@ -35,6 +36,8 @@ use engine::Engine;
 use pipeline::Pipeline;
 pub use pipeline::{DeviceReport, PipelineReport, PipelineSettings, Reduction};
 use planner::{Entry, Planner, Table, Untyped};
+pub use recordings::OneLaunch;
+use recordings::Recordings;
 pub use settings::{Retrace, Settings};
 
 /// A Burn module whose training steps run under a byte budget.
@@ -104,6 +107,9 @@ struct Shared {
     pipeline: Option<Pipeline>,
     /// Of a module in host memory, what stays on the device that it was run on: [`Kept`] of its backend.
     kept: Mutex<Option<Box<dyn Any + Send>>>,
+    /// What is recorded of steps: [`Recordings`] of the module's backend.
+    recordings: Mutex<Option<Box<dyn Any + Send>>>,
+    one_launch: Mutex<OneLaunch>,
 }
 
 /// Tensors of a module in host memory, by their number in it: as they are there, and on the device.
@@ -112,7 +118,9 @@ type Kept<B> = BTreeMap<usize, (HandleKind<Flex>, HandleKind<B>)>;
 impl Shared {
     fn new(settings: Settings, pipeline: Option<Pipeline>) -> Self {
         let planner = Mutex::new(Planner::new());
-        Self { settings, planner, latest: Mutex::new(None), steps: 0.into(), pipeline, kept: Mutex::new(None) }
+        let (latest, kept, recordings) = (Mutex::new(None), Mutex::new(None), Mutex::new(None));
+        let one_launch = Mutex::new(OneLaunch::Not);
+        Self { settings, planner, latest, steps: 0.into(), pipeline, kept, recordings, one_launch }
     }
 }
 
@@ -121,34 +129,55 @@ struct Measured {
     peak: Option<Bytes>,
     reserved: Option<Bytes>,
     ran: Duration,
+    one_launch: bool,
 }
 
 impl Shared {
     /// Run a step that is ready, and watch what it takes.
     fn run<B: Target>(
         &self,
-        entry: &Entry,
+        entry: &Arc<Entry>,
         state: &ModuleState<B>,
         inputs: Inputs<B>,
         number: u64,
-        observe: &mut dyn FnMut(usize),
+        observe: Option<&mut dyn FnMut(usize)>,
     ) -> Result<(Vec<HandleKind<B>>, Measured)> {
         let resident = entry.bound_bytes(&self.settings, state, &inputs);
         let device = state.device()?;
         let kept = self.keep(entry, state, &device)?;
         let gauge = Gauge::<B>::new(&device);
         let start = Instant::now();
-        let results = entry.run(&self.settings, state, kept, inputs, number, &mut |step| {
-            gauge.sample();
-            observe(step);
-        });
+        // Whoever wants to see each step sees none where all are one.
+        let mut slot = (self.settings.one_launch && observe.is_none()).then(|| lock(&self.recordings));
+        let mut recordings = slot.as_mut().map(|slot| Recordings::<B>::within(slot));
+        let recorded = recordings.as_ref().map_or(Bytes::ZERO, |recordings| recordings.bytes());
+        let replay = recordings.as_ref().is_some_and(|recordings| recordings.ready(entry));
+        let bindings = entry.bindings(state, kept, inputs, &device, !replay);
+        let (settings, sample) = (&self.settings, || gauge.sample());
+        let results = match &mut recordings {
+            None => {
+                let mut observe = observe;
+                entry.run(settings, &device, bindings, number, &mut |step| {
+                    sample();
+                    observe.as_mut().into_iter().for_each(|observe| observe(step));
+                })
+            }
+            Some(recordings) if replay => recordings.replay(entry, &device, &bindings.there).inspect(|_| sample()),
+            Some(recordings) => recordings.run(entry, &device, bindings, &sample, &mut |bindings, each| {
+                entry.run(settings, &device, bindings, number, &mut |_| each())
+            }),
+        };
         let ran = start.elapsed();
         gauge.end();
-        let peak = gauge.peak().map(|peak| peak + resident);
-        if let (Err(Error::OutOfMemory { .. }), true) = (&results, self.settings.replan_on_oom) {
-            lock(&self.planner).lower(entry.planned_peak, peak);
+        let peak = gauge.peak().map(|peak| peak + resident + recorded);
+        if let Err(Error::OutOfMemory { .. }) = &results {
+            recordings.iter_mut().for_each(|recordings| recordings.give_up("the device ran out of memory"));
+            if self.settings.replan_on_oom {
+                lock(&self.planner).lower(entry.planned_peak, peak);
+            }
         }
-        Ok((results?, Measured { peak, reserved: gauge.reserved.get(), ran }))
+        *lock(&self.one_launch) = recordings.map_or(OneLaunch::Not, |recordings| recordings.state(entry));
+        Ok((results?, Measured { peak, reserved: gauge.reserved.get(), ran, one_launch: replay }))
     }
 
     /// What a run counts on being on the device for good, of a module in host memory: brought there once, and again
@@ -232,6 +261,8 @@ pub struct StepReport {
     pub ran: Duration,
     /// How long tracing and planning took; near zero when the plan was at hand.
     pub planned: Duration,
+    /// Whether it was [one launch](Settings::one_launch).
+    pub one_launch: bool,
 }
 
 impl<M: Module> Rematerialize<M> {
@@ -265,6 +296,11 @@ impl<M: Module> Rematerialize<M> {
         lock(&self.shared.latest).as_ref().map(|entry| entry.plan.clone())
     }
 
+    /// Whether steps like the latest are [one launch](Settings::one_launch), and why not.
+    pub fn one_launch(&self) -> OneLaunch {
+        lock(&self.shared.one_launch).clone()
+    }
+
     /// Run one training step: forward and backward of `step` on `inputs`, under the budget.
     ///
     /// The closure computes the loss, or `(loss, other results)`, from the module and the inputs
@@ -288,7 +324,7 @@ impl<M: Module> Rematerialize<M> {
         O::Output: Send + 'static,
         F: FnOnce(&M, I) -> O,
     {
-        self.step_at(Location::caller(), inputs, step, &mut |_| {})
+        self.step_at(Location::caller(), inputs, step, None)
     }
 
     /// [`step`](Self::step), calling `observe` after each step of the plan with its index: for
@@ -310,7 +346,7 @@ impl<M: Module> Rematerialize<M> {
         O::Output: Send + 'static,
         F: FnOnce(&M, I) -> O,
     {
-        self.step_at(Location::caller(), inputs, step, observe)
+        self.step_at(Location::caller(), inputs, step, Some(observe))
     }
 
     fn step_at<I, O, F>(
@@ -318,7 +354,7 @@ impl<M: Module> Rematerialize<M> {
         place: &Location<'_>,
         inputs: I,
         step: F,
-        observe: &mut dyn FnMut(usize),
+        observe: Option<&mut dyn FnMut(usize)>,
     ) -> Result<Trained<O::Loss, O::Output>>
     where
         I: Tensors,
@@ -342,7 +378,7 @@ impl<M: Module> Rematerialize<M> {
         place: &Location<'_>,
         inputs: I,
         step: F,
-        observe: &mut dyn FnMut(usize),
+        observe: Option<&mut dyn FnMut(usize)>,
     ) -> Result<Trained<O::Loss, O::Output>>
     where
         I: Tensors,
@@ -383,6 +419,7 @@ impl<M: Module> Rematerialize<M> {
             reserved: measured.reserved,
             ran: measured.ran,
             planned,
+            one_launch: measured.one_launch,
         };
         Ok(Trained { loss, output, grads, report, pipeline: None })
     }
@@ -405,7 +442,7 @@ impl<M: Module> Rematerialize<M> {
         F: FnOnce(&M, I) -> T,
     {
         let forward = |module: &M, inputs: I| Forward(forward(module, inputs));
-        let done = self.step_at(Location::caller(), inputs, forward, &mut |_| ())?;
+        let done = self.step_at(Location::caller(), inputs, forward, None)?;
         Ok(Inferred { output: done.output, report: done.report })
     }
 

@@ -338,6 +338,7 @@ impl<M: Module> Rematerialize<M> {
             reserved: None,
             ran: ran.took,
             planned,
+            one_launch: false,
         };
         Ok(Trained { loss, output, grads, report: step, pipeline: Some(report) })
     }

@@ -1,7 +1,7 @@
 //! From a traced step to something that runs: costs, problem, plan, executable; and the caches.
 
 use std::any::Any;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal as _;
 use std::panic::Location;
 use std::path::PathBuf;
@@ -39,6 +39,8 @@ pub(super) struct Entry {
     pub kept: Vec<usize>,
     /// Name of the program with its scalars.
     fingerprint: Fingerprint,
+    /// Whether it brings tensors from host memory.
+    brings: bool,
     executable: Executable,
     results: Vec<ValueId>,
     loss: Template,
@@ -98,18 +100,21 @@ impl Entry {
         Bytes((bytes + constants) as u64) + settings.held_bytes(state)
     }
 
-    /// Run the step: the loss, then the other results, gradients and running statistics.
-    pub(super) fn run<B: Target>(
+    /// Bytes of all results.
+    pub(super) fn result_bytes(&self) -> Bytes {
+        self.executable.bytes(&self.results)
+    }
+
+    /// What the step starts from, constants last; those only if `anew`.
+    pub(super) fn bindings<B: Target>(
         &self,
-        settings: &Settings,
         state: &ModuleState<B>,
         kept: Vec<(usize, HandleKind<B>)>,
         inputs: Inputs<B>,
-        number: u64,
-        observe: &mut dyn FnMut(usize),
-    ) -> Result<Vec<HandleKind<B>>> {
-        let (ends, device) = (&self.ends, state.device()?);
-        room_on_host(self.host_peak)?;
+        device: &B::Device,
+        anew: bool,
+    ) -> Bindings<B> {
+        let ends = &self.ends;
         let mut there = Vec::new();
         for ((_, place), tensor) in ends.module.iter().zip(&state.tensors) {
             there.extend(place.map(|v| (v, tensor.handle.clone())));
@@ -120,14 +125,45 @@ impl Entry {
         for (index, handle) in kept {
             there.extend(ends.module[index].1.map(|v| (v, handle)));
         }
-        for (v, data) in &ends.constants {
-            there.push((*v, B::of_data(data.clone(), &device)));
+        for (v, data) in ends.constants.iter().filter(|_| anew) {
+            there.push((*v, B::of_data(data.clone(), device)));
         }
         let on_host = ends.module.iter().zip(&state.on_host);
         let on_host = on_host.filter_map(|((_, place), tensor)| Some(((*place)?, tensor.handle.clone()))).collect();
-        let bindings = Bindings { there, on_host };
+        Bindings { there, on_host }
+    }
+
+    /// Run the step: the loss, then the other results, gradients and running statistics.
+    pub(super) fn run<B: Target>(
+        &self,
+        settings: &Settings,
+        device: &B::Device,
+        bindings: Bindings<B>,
+        number: u64,
+        observe: &mut dyn FnMut(usize),
+    ) -> Result<Vec<HandleKind<B>>> {
+        room_on_host(self.host_peak)?;
         let seed = |op| seed_of(settings.seed, number, op);
-        self.executable.run::<B>(&device, settings.handlers::<B>(), bindings, seed, &self.results, observe)
+        self.executable.run::<B>(device, settings.handlers::<B>(), bindings, seed, &self.results, observe)
+    }
+
+    /// Why one step of this kind cannot stand for the next, if so.
+    pub(super) fn changes(&self) -> Option<&'static str> {
+        let moves = |step: &Step| matches!(step, Step::Offload(_) | Step::Prefetch(_));
+        match () {
+            () if self.executable.draws() => Some("it has random ops, which draw other numbers in every step"),
+            () if self.plan.steps.iter().any(moves) => Some("its plan moves tensors to the host and back"),
+            () if self.brings => Some("it brings parameters from host memory"),
+            () => None,
+        }
+    }
+
+    /// Values that the step makes anew for the next: trained parameters, running statistics, inputs. All others that it starts from
+    /// are expected to be the same tensors then.
+    pub(super) fn renewed(&self) -> BTreeSet<ValueId> {
+        let (ends, module) = (&self.ends, |&(index, _): &(usize, ValueId)| self.ends.module[index].1);
+        let inputs = ends.inputs.iter().copied().flatten();
+        ends.gradients.iter().filter_map(module).chain(ends.buffers.iter().filter_map(module)).chain(inputs).collect()
     }
 }
 
@@ -355,9 +391,10 @@ impl Planner {
             Some(entry) if entry.plan.belongs_to(&problem.graph).is_ok() => entry.plan.clone(),
             _ => Self::plan(settings, &problem, &budget)?,
         };
-        let brings = |op| program.loaded(op).is_some();
-        if program.ops.keys().any(brings) {
-            plan.steps = early(&problem, &plan.steps, plan.budget, &brings)?;
+        let loads = |op| program.loaded(op).is_some();
+        let brings = program.ops.keys().any(loads);
+        if brings {
+            plan.steps = early(&problem, &plan.steps, plan.budget, &loads)?;
             plan.predicted.peak = simulate(&problem, &plan.steps)?.peak;
         }
         let host_peak = check::check(&problem, &plan)?.host_peak;
@@ -375,6 +412,7 @@ impl Planner {
             plan,
             host_peak,
             kept,
+            brings,
             fingerprint,
             executable,
             loss: traced.loss,

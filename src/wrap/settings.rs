@@ -51,6 +51,7 @@ pub struct Settings {
     pub(super) replan_on_oom: bool,
     pub(super) quiet: bool,
     pub(super) fusion: bool,
+    pub(super) one_launch: bool,
     custom_ops: CustomOps<Flex>,
     #[cfg(feature = "cubecl")]
     cube_custom_ops: CustomOps<CubeBackend>,
@@ -75,6 +76,7 @@ impl Settings {
             replan_on_oom: false,
             quiet: false,
             fusion: true,
+            one_launch: false,
             custom_ops: Arc::new(|_| {}),
             #[cfg(feature = "cubecl")]
             cube_custom_ops: Arc::new(|_| {}),
@@ -171,9 +173,21 @@ impl Settings {
     /// Whether operations are fused on devices on which Burn's own are (CubeCL devices, with feature `fusion`). Default: yes, for
     /// speed. In a fused kernel a multiplication and an addition may be one operation with one rounding, and which
     /// operations share a kernel depends on the plan: results may differ from plain Burn's in the last bits then. Without fusion
-    /// they are the same whatever the plan. Pipelines, and steps that may move tensors to the [host](Self::host_memory), run without.
+    /// they are the same whatever the plan. Pipelines run without.
     pub fn fusion(mut self, fuse: bool) -> Self {
         self.fusion = fuse;
+        self
+    }
+
+    /// Whether a kind of step is recorded by its device when it runs for the second time and replayed from then on, as one launch: where
+    /// the backend can (CUDA, HIP and WebGPU devices), and where the recording gives that step's results bit for bit. It
+    /// helps where a device waits for launches, as it does in small models. What a step starts from is copied to where the
+    /// recording reads it, and results are copied out of it, for which, and for all that it uses in between and keeps to itself, there
+    /// must be room in the budget. Steps with random ops, offload or parameters brought from host memory change from one to the next and
+    /// run as usual, and so do [observed](super::Rematerialize::step_observed) ones and those of pipelines; [`Rematerialize::one_launch`](super::Rematerialize::one_launch)
+    /// says what came of it. Default: no.
+    pub fn one_launch(mut self, record: bool) -> Self {
+        self.one_launch = record;
         self
     }
 

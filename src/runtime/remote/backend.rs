@@ -142,6 +142,7 @@ fn read(handle: HandleKind<Router>) -> Result<TensorData, String> {
 impl Target for Router {
     type Host = TensorData;
     type Landing = std::convert::Infallible;
+    type Fixed = std::convert::Infallible;
     // The worker's are there.
     type Handlers = ();
     type Interpreter = Sender;

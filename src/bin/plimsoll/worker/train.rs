@@ -9,7 +9,7 @@ use plimsoll::cost::Roofline;
 use plimsoll::graph::Replay;
 use plimsoll::stats::Draw;
 use plimsoll::zoo::{self, ZooModel, ZooVisitor};
-use plimsoll::{Budget, Bytes, Error, Rematerialize, Result, Settings, StepReport, alloc};
+use plimsoll::{Budget, Bytes, Error, OneLaunch, Rematerialize, Result, Settings, StepReport, alloc};
 
 use super::{Planned, Ran, Task, Variant};
 use crate::hash::Hash;
@@ -86,6 +86,9 @@ impl ZooVisitor for Run<'_> {
             let step = model.step(inputs, |m: &M, inputs| m.batch_loss(inputs))?;
             Ok((step.loss.into_data(), step.grads, Some(step.report)))
         })?;
+        if let OneLaunch::Refused { why } = model.one_launch() {
+            tracing::warn!("{}: its steps are not one launch: {why}", self.variant);
+        }
         if let Some(plan) = model.latest_plan() {
             let predicted = &plan.predicted;
             let measured = &reports[self.task.warmup..];

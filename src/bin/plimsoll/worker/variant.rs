@@ -14,6 +14,8 @@ pub struct How {
     offload: bool,
     /// Operations are not fused where Burn fuses them.
     unfused: bool,
+    /// Steps that the device can record are one launch.
+    one_launch: bool,
 }
 
 impl How {
@@ -22,6 +24,7 @@ impl How {
         match word.trim() {
             "offload" => self.offload = true,
             "unfused" => self.unfused = true,
+            "one-launch" => self.one_launch = true,
             _ => return false,
         }
         true
@@ -31,7 +34,8 @@ impl How {
 impl fmt::Display for How {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.offload { "+offload" } else { "" })?;
-        f.write_str(if self.unfused { "+unfused" } else { "" })
+        f.write_str(if self.unfused { "+unfused" } else { "" })?;
+        f.write_str(if self.one_launch { "+one-launch" } else { "" })
     }
 }
 
@@ -49,8 +53,8 @@ pub enum Variant {
 }
 
 impl Variant {
-    /// Parse `plain`, `checkpoint`, `plan:FILE`, `BUDGET` or `BUDGET@SOLVER`, the last two with `+offload` or `+unfused` after
-    /// them. What can be known to be wrong before anything runs is refused here.
+    /// Parse `plain`, `checkpoint`, `plan:FILE`, `BUDGET` or `BUDGET@SOLVER`, the last two with `+offload`, `+unfused` or `+one-launch`
+    /// after them. What can be known to be wrong before anything runs is refused here.
     pub fn parse(text: &str) -> Result<Self> {
         match text.trim() {
             "plain" => return Ok(Self::Plain),
@@ -74,8 +78,8 @@ impl Variant {
         {
             return Err(Error::InvalidSetting {
                 name: format!("--variant {text}"),
-                why: "write plain, checkpoint, plan:FILE, a budget (50%, 2GiB, unlimited) or BUDGET@SOLVER, with +offload or \
-                      +unfused after it"
+                why: "write plain, checkpoint, plan:FILE, a budget (50%, 2GiB, unlimited) or BUDGET@SOLVER, with +offload, \
+                      +unfused or +one-launch after it"
                     .into(),
             });
         }
@@ -89,7 +93,8 @@ impl Variant {
             Self::Plain | Self::Checkpoint => return Ok(None),
             Self::Budget(budget, solver, how) => {
                 let host = if how.offload { Bytes(1 << 40) } else { Bytes::ZERO };
-                Settings::new(*budget).solver(solver).host_memory(host).fusion(!how.unfused)
+                let settings = Settings::new(*budget).solver(solver).host_memory(host);
+                settings.fusion(!how.unfused).one_launch(how.one_launch)
             }
             Self::Plan(file) => Settings::new(Budget::Unlimited).plan(Plan::load(Path::new(file))?),
         };

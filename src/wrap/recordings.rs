@@ -1,0 +1,196 @@
+//! Which steps are one launch: those that their device has recorded ([`Settings::one_launch`](super::Settings::one_launch)).
+//!
+//! A kind of step is run as usual the first time, which leaves nothing to be tried out or compiled. The second time it is run as usual
+//! and recorded after it; from the third on the recording is replayed, if it gave the second's results bit for bit.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use burn_ir::HandleKind;
+
+use super::Gauge;
+use super::planner::Entry;
+use crate::error::Result;
+use crate::runtime::{Binding, Bindings, Inlet, Recorded, Target};
+use crate::units::Bytes;
+
+/// Whether a step is [one launch](super::Settings::one_launch).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OneLaunch {
+    /// It was not asked for, or not yet tried: the first step of a kind runs as usual, the second too.
+    Not,
+    /// It is, from the next on.
+    Recorded,
+    /// It cannot be; steps of this kind run as usual.
+    Refused {
+        /// Why.
+        why: String,
+    },
+}
+
+/// What is known of a kind of step.
+enum State<B: Target> {
+    /// It ran once.
+    Ran,
+    Recorded {
+        recorded: Box<Recorded<B>>,
+        peak: Bytes,
+    },
+    Refused(String),
+}
+
+/// All that is recorded for a module, by what is run.
+pub(super) struct Recordings<B: Target> {
+    known: Vec<(Arc<Entry>, State<B>)>,
+}
+
+/// How a step is run as usual; the second is to be called after each step of the plan.
+pub(super) type Run<'a, B> = &'a mut dyn FnMut(Bindings<B>, &dyn Fn()) -> Result<Vec<HandleKind<B>>>;
+
+impl<B: Target> Recordings<B> {
+    /// Those in a slot that all backends share: a module is on one of them.
+    pub(super) fn within(slot: &mut Option<Box<dyn Any + Send>>) -> &mut Self {
+        if slot.as_ref().is_none_or(|it| !it.is::<Self>()) {
+            *slot = Some(Box::new(Self { known: Vec::new() }));
+        }
+        let it = slot.as_mut().and_then(|it| it.downcast_mut::<Self>());
+        it.unwrap_or_else(|| unreachable!("it was put there"))
+    }
+
+    /// How far it has come with a kind of step.
+    pub(super) fn state(&self, entry: &Arc<Entry>) -> OneLaunch {
+        match self.find(entry) {
+            None | Some(State::Ran) => OneLaunch::Not,
+            Some(State::Recorded { .. }) => OneLaunch::Recorded,
+            Some(State::Refused(why)) => OneLaunch::Refused { why: why.clone() },
+        }
+    }
+
+    fn find(&self, entry: &Arc<Entry>) -> Option<&State<B>> {
+        self.known.iter().find(|(known, _)| Arc::ptr_eq(known, entry)).map(|(_, state)| state)
+    }
+
+    fn set(&mut self, entry: &Arc<Entry>, state: State<B>) {
+        self.known.retain(|(known, _)| !Arc::ptr_eq(known, entry));
+        self.known.push((entry.clone(), state));
+    }
+
+    /// Bytes that recordings take on the device: copies of what their steps start from, and all that is used while they run, which nobody
+    /// else gets.
+    pub(super) fn bytes(&self) -> Bytes {
+        let each = self.known.iter().map(|(_, state)| match state {
+            State::Recorded { recorded, peak } => recorded.copies() + *peak,
+            State::Ran | State::Refused(_) => Bytes::ZERO,
+        });
+        each.sum()
+    }
+
+    /// Whether a step can be replayed where this is called.
+    pub(super) fn ready(&self, entry: &Arc<Entry>) -> bool {
+        matches!(self.find(entry), Some(State::Recorded { recorded, .. }) if recorded.is_here())
+    }
+
+    /// Replay a step that is [ready](Self::ready); constants need not be bound.
+    ///
+    /// # Errors
+    /// What the device says. The recording is given up then.
+    pub(super) fn replay(
+        &mut self,
+        entry: &Arc<Entry>,
+        device: &B::Device,
+        bindings: &[Binding<B>],
+    ) -> Result<Vec<HandleKind<B>>> {
+        let recorded = self.known.iter_mut().find_map(|(known, state)| match state {
+            State::Recorded { recorded, .. } if Arc::ptr_eq(known, entry) => Some(recorded),
+            _ => None,
+        });
+        let recorded = recorded.ok_or_else(|| super::internal("a step that was not recorded is replayed"))?;
+        recorded.replay(bindings).map_err(|why| {
+            self.set(entry, State::Refused(format!("a replay failed: {why}")));
+            B::failure(device, "the launch of a recorded step".into(), why)
+        })
+    }
+
+    /// Run a step as usual, and record it where that is due and there is room.
+    ///
+    /// # Errors
+    /// Those of `run` as usual; what goes wrong with the recording is none.
+    pub(super) fn run(
+        &mut self,
+        entry: &Arc<Entry>,
+        device: &B::Device,
+        bindings: Bindings<B>,
+        sample: &dyn Fn(),
+        run: Run<'_, B>,
+    ) -> Result<Vec<HandleKind<B>>> {
+        // What nobody but this remembers cannot be asked for again.
+        self.known.retain(|(known, _)| Arc::strong_count(known) > 1);
+        if entry.planned_peak + self.bytes() > entry.budget {
+            self.give_up("steps that are not recorded need its memory");
+        }
+        match self.find(entry) {
+            Some(State::Ran) => {}
+            // Recorded means elsewhere: on another thread's stream.
+            Some(State::Recorded { .. } | State::Refused(_)) => return run(bindings, sample),
+            None => {
+                let results = run(bindings, sample)?;
+                self.set(entry, entry.changes().map_or(State::Ran, |why| State::Refused(why.into())));
+                return Ok(results);
+            }
+        }
+        let inlet = self.inlet(entry, &bindings.there);
+        let results = run(bindings, sample)?;
+        let mut peak = Bytes::ZERO;
+        let recorded = inlet.and_then(|inlet| {
+            Recorded::of(device, inlet, &results, &mut |there, recording| {
+                let bindings = Bindings { there, on_host: Vec::new() };
+                if recording {
+                    return run(bindings, &|| ());
+                }
+                let gauge = Gauge::<B>::new(device);
+                let both = || {
+                    gauge.sample();
+                    sample();
+                };
+                let results = run(bindings, &both)?;
+                gauge.end();
+                peak = peak.max(gauge.peak().unwrap_or_default());
+                Ok(results)
+            })
+        });
+        let state = match recorded {
+            Ok(recorded) => State::Recorded { recorded: Box::new(recorded), peak },
+            Err(why) => State::Refused(why),
+        };
+        self.set(entry, state);
+        Ok(results)
+    }
+
+    /// Copies of what a step starts from, if there is room to record it.
+    fn inlet(&self, entry: &Entry, bindings: &[Binding<B>]) -> Result<Inlet<B>, String> {
+        let bytes = |(_, handle): &Binding<B>| {
+            let (shape, dtype) = B::form(handle);
+            Bytes((shape.num_elements() * dtype.size()) as u64)
+        };
+        let copies: Bytes = bindings.iter().map(bytes).sum();
+        let wanted = entry.planned_peak + copies + entry.result_bytes() + self.bytes();
+        if wanted > entry.budget {
+            return Err(format!(
+                "with copies of what it starts from and of its results it needs {wanted}, more than the budget of {}",
+                entry.budget
+            ));
+        }
+        let renewed = entry.renewed();
+        Inlet::of(bindings, |v| !renewed.contains(&v))
+    }
+
+    /// Let go of all recordings; none of them is made again.
+    pub(super) fn give_up(&mut self, why: &str) {
+        for (_, state) in &mut self.known {
+            if let State::Recorded { .. } = state {
+                *state = State::Refused(why.into());
+            }
+        }
+    }
+}
