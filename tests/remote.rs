@@ -22,6 +22,30 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// No error may take longer.
 const LONG: Duration = Duration::from_secs(10);
 
+/// Kernels choose by how their inputs lie how they add up: a copy must lie as the original does for results to have the same bits.
+#[test]
+fn a_copy_on_another_worker_lies_as_the_original_does() {
+    use plimsoll::remote::Router;
+    use plimsoll::runtime::Target;
+    let _alone = alone();
+    let workers = [Running::start(1), Running::start(1)];
+    let connected = [workers[0].connect(), workers[1].connect()];
+    let [from, to] = [0, 1].map(|w| connected[w].devices()[0].clone());
+    let plain = Tensor::<1, Int>::arange(0..120, &from).reshape([2, 3, 4, 5]).float();
+    let there = Router::device_of(&Router::float_in(Tensor::<1>::zeros([1], &to)).unwrap());
+    let (forward, swapped) = (plain.clone(), plain.clone().swap_dims(2, 3));
+    let part = plain.clone().permute([3, 0, 2, 1]).slice([1..4, 0..2, 0..4, 1..3]);
+    // Of strides and offset; a part comes in a buffer of its own size.
+    for (tensor, lies) in [(forward, ""), (swapped, "60,20,1,5@0/480"), (part, "1,24,3,12@0/192")] {
+        let want = tensor.clone().into_data();
+        let copy = Router::transfer(&Router::float_in(tensor).unwrap(), &there).unwrap();
+        let seen = Router::look(std::slice::from_ref(&copy)).unwrap();
+        assert_eq!(seen[0].layout.as_deref().unwrap_or_default(), lies);
+        assert_eq!(Router::float_out::<4>(copy).unwrap().into_data(), want);
+    }
+    connected.into_iter().for_each(Worker::close);
+}
+
 /// A worker process, ended with the test.
 struct Running {
     process: Child,

@@ -27,8 +27,8 @@ use super::recorded::Fixed;
 #[cfg(not(feature = "fusion"))]
 use super::target::through_dispatch as through_cube_dispatch;
 use super::target::{
-    Coming, Interpreter, Local, Place, Seen, Target, Usage, filled, handle_of, in_this_process, interpreted,
-    parse_layout,
+    Coming, Interpreter, Local, Place, Seen, Target, Usage, axes_in_memory, filled, handle_of, in_this_process,
+    interpreted, parse_layout,
 };
 use crate::cost::{Link, OpCost};
 use crate::units::Bytes;
@@ -59,6 +59,8 @@ pub struct OnHost {
     data: Option<burn_std::Bytes>,
     shape: Shape,
     dtype: DType,
+    /// As they follow one another in memory.
+    axes: Vec<usize>,
 }
 
 /// The client of a tensor's device, for good: what is being read borrows it. One is kept for each device.
@@ -113,7 +115,14 @@ pub struct Landing {
 /// The memory is the current stream's, where it is used and freed: a stream keeps hold of another's memory until what it was asked to do with that
 /// is known to be done, which may be long after. The copy waits for what may still be done there with memory that is used again, and whoever reads
 /// the tensor has to wait for the copy: streams wait by themselves only for memory that is another's.
-fn inward(data: burn_std::Bytes, shape: Shape, dtype: DType, device: &CubeDevice) -> Coming<CubeBackend> {
+fn inward(
+    data: burn_std::Bytes,
+    form: (Shape, DType),
+    axes: impl DoubleEndedIterator<Item = usize>,
+    device: &CubeDevice,
+) -> Coming<CubeBackend> {
+    let (shape, dtype) = form;
+    let strides = dense(&shape, axes);
     let client = device.client();
     let handle = client.empty(data.len());
     let here = marked(&client);
@@ -122,7 +131,6 @@ fn inward(data: burn_std::Bytes, shape: Shape, dtype: DType, device: &CubeDevice
         client.write(&handle, data);
         marked(&client)
     });
-    let strides = row_major(&shape);
     let tensor = CubeTensor::new(client.clone(), handle, Metadata::new(shape, strides), device.clone(), dtype);
     (handle_of!(dtype, tensor), Some(Landing { client, mark }))
 }
@@ -141,8 +149,9 @@ impl Fixed for HandleKind<CubeBackend> {
         let source = tensor(self);
         let (shape, dtype) = (source.meta.shape.clone(), source.dtype);
         let handle = source.client.empty(shape.num_elements() * dtype.size());
-        let plain = Metadata::new(shape.clone(), row_major(&shape));
-        let it = CubeTensor::new(source.client.clone(), handle, plain, source.device.clone(), dtype);
+        let axes = axes_in_memory(source.meta.strides.iter().map(|&stride| stride as isize));
+        let metadata = Metadata::new(shape.clone(), dense(&shape, axes.into_iter()));
+        let it = CubeTensor::new(source.client.clone(), handle, metadata, source.device.clone(), dtype);
         let it = handle_of!(dtype, it);
         it.overwrite(self);
         it
@@ -165,11 +174,12 @@ impl Fixed for HandleKind<CubeBackend> {
     }
 }
 
-/// Strides of a tensor that lies plainly in memory.
-fn row_major(shape: &Shape) -> Vec<usize> {
-    let mut strides = vec![1; shape.len()];
-    for axis in (1..shape.len()).rev() {
-        strides[axis - 1] = strides[axis] * shape[axis];
+/// Strides of a tensor whose axes follow one another in memory like this, without gaps.
+fn dense(shape: &Shape, axes: impl DoubleEndedIterator<Item = usize>) -> Vec<usize> {
+    let (mut strides, mut next) = (vec![1; shape.len()], 1);
+    for axis in axes.rev() {
+        strides[axis] = next;
+        next *= shape[axis];
     }
     strides
 }
@@ -204,14 +214,21 @@ impl Target for CubeBackend {
     fn load(tensor: &HandleKind<Flex>, device: &CubeDevice) -> Result<Coming<Self>, String> {
         let data = super::flex::data(tensor);
         let (shape, dtype) = (data.shape().clone(), data.dtype());
-        Ok(inward(data.into_bytes(), shape, dtype, device))
+        let axes = 0..shape.len();
+        Ok(inward(data.into_bytes(), (shape, dtype), axes, device))
     }
 
     fn to_host(handle: HandleKind<Self>) -> Result<OnHost, String> {
-        let source = match handle {
-            HandleKind::Float(t) | HandleKind::Int(t) | HandleKind::Bool(t) => into_contiguous_aligned(t),
+        let mut source = match handle {
+            HandleKind::Float(t) | HandleKind::Int(t) | HandleKind::Bool(t) => t,
             HandleKind::Quantized(_) => return Err("a quantized tensor".into()),
         };
+        let (shape, strides) = (source.meta.shape().clone(), source.meta.strides().clone());
+        let axes = axes_in_memory(strides.iter().map(|&stride| stride as isize));
+        let in_order = |of: &[usize]| -> Vec<usize> { axes.iter().map(|&axis| of[axis]).collect() };
+        source.meta = Box::new(Metadata::new(Shape::from(in_order(&shape)), in_order(&strides)));
+        let source = into_contiguous_aligned(source);
+        let whole = shape;
         let client = lasting(&source);
         let (shape, strides) = (source.meta.shape().clone(), source.meta.strides().clone());
         let copied = CopyDescriptor::new(source.handle.clone().binding(), shape, strides, source.dtype.size());
@@ -222,8 +239,8 @@ impl Target for CubeBackend {
             stamp(client, &mark);
             client.read_one_tensor_async(copied)
         });
-        let (shape, dtype) = (source.meta.shape.clone(), source.dtype);
-        Ok(OnHost { leaving: Some(Box::pin(leaving)), _source: Some(source), data: None, shape, dtype })
+        let (shape, dtype) = (whole, source.dtype);
+        Ok(OnHost { leaving: Some(Box::pin(leaving)), _source: Some(source), data: None, shape, dtype, axes })
     }
 
     fn arrived(host: &mut OnHost) -> Result<(), String> {
@@ -233,7 +250,7 @@ impl Target for CubeBackend {
     fn from_host(mut host: OnHost, device: &CubeDevice) -> Result<Coming<Self>, String> {
         host.wait()?;
         let data = host.data.take().ok_or("it is not in host memory")?;
-        Ok(inward(data, host.shape.clone(), host.dtype, device))
+        Ok(inward(data, (host.shape.clone(), host.dtype), host.axes.iter().copied(), device))
     }
 
     fn met(landing: Landing) {

@@ -10,8 +10,8 @@ use burn_std::sync::Arc;
 
 use super::probe::measure_op;
 use super::target::{
-    Coming, Interpreter, Local, Place, Seen, Target, Usage, filled, handle_of, in_this_process, interpreted,
-    parse_layout, through_dispatch,
+    Coming, Interpreter, Local, Place, Seen, Target, Usage, axes_in_memory, filled, handle_of, in_this_process,
+    interpreted, parse_layout, through_dispatch, undone,
 };
 use crate::alloc;
 use crate::cost::{Link, OpCost};
@@ -153,12 +153,8 @@ impl Local for Flex {
 /// A copy in a buffer of its own size, its dimensions in the same order in memory, so that ops do with it what they do
 /// with the original.
 fn copied(tensor: &FlexTensor) -> FlexTensor {
-    let strides = tensor.layout().strides();
-    let mut axes: Vec<usize> = (0..strides.len()).collect();
-    axes.sort_by_key(|&axis| std::cmp::Reverse(strides[axis].unsigned_abs()));
-    let mut back = vec![0; axes.len()];
-    axes.iter().enumerate().for_each(|(at, &axis)| back[axis] = at);
-    FlexTensor::from_data(tensor.permute(&axes).into_data()).permute(&back)
+    let axes = axes_in_memory(tensor.layout().strides().iter().copied());
+    FlexTensor::from_data(tensor.permute(&axes).into_data()).permute(&undone(&axes))
 }
 
 fn processor() -> String {

@@ -24,7 +24,7 @@ use crate::units::Bytes;
 
 /// A tensor where its device has it, for good.
 pub trait Fixed: Sized + Send {
-    /// What is there, copied to another place.
+    /// What is there, copied to another place, where its axes lie in the same order.
     fn copy(&self) -> Self;
     /// Copy what is at `from` here; both have the same shape.
     fn overwrite(&self, from: &Self);

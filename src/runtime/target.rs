@@ -185,7 +185,7 @@ pub trait Target: Backend + Debug {
     fn load(tensor: &HandleKind<Flex>, device: &Self::Device) -> Result<Coming<Self>, String> {
         Ok((Self::of_data(super::flex::data(tensor), device), None))
     }
-    /// Begin to copy a tensor to host memory. What it lies in may be overwritten once it has [`arrived`](Self::arrived).
+    /// Begin to copy a tensor to host memory; it comes back with its axes in the same order in memory. What it lies in may be overwritten once it has [`arrived`](Self::arrived).
     ///
     /// # Errors
     /// What went wrong on the device, of this or of earlier work.
@@ -446,6 +446,22 @@ pub(super) fn filled(dtype: DType, count: usize, fill: f64) -> burn_std::Bytes {
         DType::I32 => Buffer::from_elems(vec![fill as i32; count]),
         _ => Buffer::from_bytes_vec(vec![0u8; count * dtype.size()]),
     }
+}
+
+/// The axes of a tensor as they follow one another in memory, the widest apart first. A copy whose axes lie in the same order is read as the original
+/// is: kernels choose by that how they add up.
+pub(super) fn axes_in_memory(strides: impl IntoIterator<Item = isize>) -> Vec<usize> {
+    let strides: Vec<usize> = strides.into_iter().map(isize::unsigned_abs).collect();
+    let mut axes: Vec<usize> = (0..strides.len()).collect();
+    axes.sort_by_key(|&axis| std::cmp::Reverse(strides[axis]));
+    axes
+}
+
+/// The permutation that undoes another.
+pub(super) fn undone(axes: &[usize]) -> Vec<usize> {
+    let mut back = vec![0; axes.len()];
+    axes.iter().enumerate().for_each(|(at, &axis)| back[axis] = at);
+    back
 }
 
 /// Strides, offset and buffer bytes of a layout's text.

@@ -145,7 +145,6 @@ impl Shared {
         let resident = entry.bound_bytes(&self.settings, state, &inputs);
         let device = state.device()?;
         let kept = self.keep(entry, state, &device)?;
-        let gauge = Gauge::<B>::new(&device);
         let start = Instant::now();
         // Whoever wants to see each step sees none where all are one.
         let mut slot = (self.settings.one_launch && observe.is_none()).then(|| lock(&self.recordings));
@@ -153,6 +152,8 @@ impl Shared {
         let recorded = recordings.as_ref().map_or(Bytes::ZERO, |recordings| recordings.bytes());
         let replay = recordings.as_ref().is_some_and(|recordings| recordings.ready(entry));
         let bindings = entry.bindings(state, kept, inputs, &device, !replay);
+        // Constants are counted with what is there before.
+        let gauge = Gauge::<B>::new(&device);
         let (settings, sample) = (&self.settings, || gauge.sample());
         let results = match &mut recordings {
             None => {

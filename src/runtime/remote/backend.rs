@@ -26,7 +26,9 @@ use crate::graph::trace::SetIr;
 use crate::runtime::fused::through_queue as through_remote_dispatch;
 #[cfg(not(feature = "fusion"))]
 use crate::runtime::target::through_dispatch as through_remote_dispatch;
-use crate::runtime::target::{Coming, Interpreter, Seen, Target, Usage, handle_of};
+use crate::runtime::target::{
+    Coming, Interpreter, Seen, Target, Usage, axes_in_memory, handle_of, parse_layout, undone,
+};
 use crate::units::Bytes;
 
 /// Burn's remote backend without the queue that its feature `fusion` puts before it.
@@ -139,8 +141,23 @@ fn read(handle: HandleKind<Router>) -> Result<TensorData, String> {
     data.ok_or("this platform cannot wait for a device")?.map_err(|e| e.to_string())
 }
 
+/// What a tensor held, its axes in the order that they had in memory; none where that is their own.
+pub struct Read {
+    data: TensorData,
+    axes: Option<Vec<usize>>,
+}
+
+fn permuted(handle: HandleKind<Router>, axes: &[usize]) -> HandleKind<Router> {
+    match handle {
+        HandleKind::Float(t) => HandleKind::Float(Router::float_permute(t, axes)),
+        HandleKind::Int(t) => HandleKind::Int(Router::int_permute(t, axes)),
+        HandleKind::Bool(t) => HandleKind::Bool(Router::bool_permute(t, axes)),
+        HandleKind::Quantized(t) => HandleKind::Quantized(Router::q_permute(t, axes)),
+    }
+}
+
 impl Target for Router {
-    type Host = TensorData;
+    type Host = Read;
     type Landing = std::convert::Infallible;
     type Fixed = std::convert::Infallible;
     // The worker's are there.
@@ -183,12 +200,20 @@ impl Target for Router {
         Ok(layouts.into_iter().map(|layout| Seen { layout, holders: None }).collect())
     }
 
-    fn to_host(handle: HandleKind<Self>) -> Result<TensorData, String> {
-        read(handle)
+    fn to_host(handle: HandleKind<Self>) -> Result<Read, String> {
+        let seen = match Self::form(&handle).0.num_dims() {
+            0 | 1 => None,
+            _ => Self::look(std::slice::from_ref(&handle))?.pop().and_then(|seen| seen.layout),
+        };
+        let axes = seen.as_deref().and_then(parse_layout).map(|(strides, ..)| axes_in_memory(strides));
+        let axes = axes.filter(|axes| !axes.is_sorted());
+        let data = read(axes.iter().fold(handle, |handle, axes| permuted(handle, axes)))?;
+        Ok(Read { data, axes })
     }
 
-    fn from_host(host: TensorData, device: &RemoteDevice) -> Result<Coming<Self>, String> {
-        Ok((Self::of_data(host, device), None))
+    fn from_host(host: Read, device: &RemoteDevice) -> Result<Coming<Self>, String> {
+        let handle = Self::of_data(host.data, device);
+        Ok((host.axes.iter().fold(handle, |handle, axes| permuted(handle, &undone(axes))), None))
     }
 
     /// Tensors lie in the worker's host memory; this process's is on the other side of a network.
