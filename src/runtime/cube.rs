@@ -149,8 +149,7 @@ impl Fixed for HandleKind<CubeBackend> {
         let source = tensor(self);
         let (shape, dtype) = (source.meta.shape.clone(), source.dtype);
         let handle = source.client.empty(shape.num_elements() * dtype.size());
-        let axes = axes_in_memory(source.meta.strides.iter().map(|&stride| stride as isize));
-        let metadata = Metadata::new(shape.clone(), dense(&shape, axes.into_iter()));
+        let metadata = Metadata::new(shape.clone(), dense(&shape, axes_of(source).into_iter()));
         let it = CubeTensor::new(source.client.clone(), handle, metadata, source.device.clone(), dtype);
         let it = handle_of!(dtype, it);
         it.overwrite(self);
@@ -158,8 +157,11 @@ impl Fixed for HandleKind<CubeBackend> {
     }
 
     fn overwrite(&self, from: &Self) {
-        let (from, to) = (tensor(from).clone(), tensor(self).clone());
+        let (mut from, mut to) = (tensor(from).clone(), tensor(self).clone());
         let (client, dtype) = (to.client.clone(), dtype_to_storage_type(to.dtype));
+        // The kernel writes plain tensors.
+        let axes = axes_of(&to);
+        [&mut from, &mut to].into_iter().for_each(|it| in_order(it, &axes));
         copy_into(&client, from.binding(), to.binding(), dtype);
     }
 
@@ -172,6 +174,17 @@ impl Fixed for HandleKind<CubeBackend> {
         let it = tensor(self);
         Bytes((it.meta.shape.num_elements() * it.dtype.size()) as u64)
     }
+}
+
+fn axes_of(tensor: &CubeTensor) -> Vec<usize> {
+    axes_in_memory(tensor.meta.strides.iter().map(|&stride| stride as isize))
+}
+
+/// Put the axes of a tensor in another order; what lies in memory stays as it is.
+fn in_order(tensor: &mut CubeTensor, axes: &[usize]) {
+    let ordered = |of: &[usize]| -> Vec<usize> { axes.iter().map(|&axis| of[axis]).collect() };
+    let (shape, strides) = (ordered(&tensor.meta.shape), ordered(&tensor.meta.strides));
+    *tensor.meta = Metadata::new(Shape::from(shape), strides);
 }
 
 /// Strides of a tensor whose axes follow one another in memory like this, without gaps.
@@ -223,12 +236,9 @@ impl Target for CubeBackend {
             HandleKind::Float(t) | HandleKind::Int(t) | HandleKind::Bool(t) => t,
             HandleKind::Quantized(_) => return Err("a quantized tensor".into()),
         };
-        let (shape, strides) = (source.meta.shape().clone(), source.meta.strides().clone());
-        let axes = axes_in_memory(strides.iter().map(|&stride| stride as isize));
-        let in_order = |of: &[usize]| -> Vec<usize> { axes.iter().map(|&axis| of[axis]).collect() };
-        source.meta = Box::new(Metadata::new(Shape::from(in_order(&shape)), in_order(&strides)));
+        let (whole, axes) = (source.meta.shape().clone(), axes_of(&source));
+        in_order(&mut source, &axes);
         let source = into_contiguous_aligned(source);
-        let whole = shape;
         let client = lasting(&source);
         let (shape, strides) = (source.meta.shape().clone(), source.meta.strides().clone());
         let copied = CopyDescriptor::new(source.handle.clone().binding(), shape, strides, source.dtype.size());

@@ -13,7 +13,7 @@ use burn_flex::Flex;
 use burn_ir::{HandleKind, OperationIr, TensorIr, TensorStatus};
 use burn_router::TensorInterpreter;
 use plimsoll::zoo::{self, ZooModel, ZooVisitor};
-use plimsoll::{Budget, Rematerialize, Settings, StepReport, alloc};
+use plimsoll::{Budget, OneLaunch, Rematerialize, Settings, StepReport, alloc};
 
 /// Tests that read the counting allocator run one at a time.
 pub fn alone() -> MutexGuard<'static, ()> {
@@ -156,6 +156,9 @@ impl ZooVisitor for Planned {
             let (loss, found) = (data_of(step.loss), gradients_of(&model, &step.grads));
             model = optim.step(1e-3, model, step.grads);
             bits.push(Bits { loss, gradients: found, state: state_of(&model) });
+        }
+        if let OneLaunch::Refused { why } = model.one_launch() {
+            println!("not one launch: {why}");
         }
         let plan = model.latest_plan().expect("a step was planned");
         Ok((bits, measured, plan))
