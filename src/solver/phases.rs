@@ -43,6 +43,10 @@
 //! - A run that is not read in its phase was for later: R(t,i) <= sum of R(t,readers of i) + S(t+1,s).
 //! - A plan known to fit is a cutoff; one unit's time must fit into what it pays for recomputation.
 //!
+//! The phases from some t on are a program of their own ([`Phases::rest`]), with S(t,s) as what it begins with: its
+//! relaxation bounds what a state costs in [`states`](super::states). Its rows hold for some best continuation of each state, of which
+//! a smaller one may have to be taken: what is not kept for anything can be dropped before the phase.
+//!
 //! Only R has to be integer: the least S and Q for an integer R are integers. What this adds to
 //! the paper: storages apart from values (views cost time, W(t,v), but no bytes; they run again
 //! after their storage was made again), units with several outputs, workspaces, residents, and
@@ -317,7 +321,7 @@ impl Phases<'_, '_> {
                 }
             }
             let mut next = current.clone();
-            milp.stage = t + 1;
+            milp.stage = (t + 1).min(n - 1);
             for (v, view) in model.views.iter().enumerate().filter(|&(v, _)| costly[v] && first[v] <= t) {
                 next[v] = milp.column(false, 0.0);
                 milp.at_most([(1.0, next[v])].into_iter().chain(there(v)), 0.0);

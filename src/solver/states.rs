@@ -56,6 +56,10 @@ const RUNS: usize = 1 << 25;
 const NODES: u64 = 256;
 /// Bounds for each phase; newer ones take the place of older ones.
 const LINES: usize = 24;
+/// States that each phase begins with at most, in the searches for a plan to begin with.
+const WIDTHS: [usize; 2] = [100, 1_000];
+/// Ways to make room for one run that these look at.
+const WAYS: usize = 24;
 /// Cutoffs in turn.
 const CUTOFFS: u64 = 5;
 /// States that one task goes on from.
@@ -64,13 +68,11 @@ const TASK: usize = 256;
 const TOLERANCE: f64 = 1e-6;
 
 /// What came of it.
-pub(super) enum Walk {
-    /// The fastest plan of the class.
-    Best(Vec<u32>),
-    /// No plan of the class is faster than the one known.
-    Over,
-    /// The limits came first.
-    Unknown,
+pub(super) struct Walk {
+    /// A plan of the class that is faster than the one known.
+    pub order: Option<Vec<u32>>,
+    /// Whether no plan of the class is faster than that, or than the one known.
+    pub proved: bool,
 }
 
 /// Items, and after them views that cost something and are up to date.
@@ -247,6 +249,8 @@ pub(super) struct Search<'a, 'm> {
     left: Option<u64>,
     /// [`MANY`].
     many: usize,
+    /// States that each phase begins with at most, where plans are sought and not proved to be the fastest.
+    width: Option<usize>,
     rng: Rng,
 }
 
@@ -256,41 +260,50 @@ impl<'a, 'm> Search<'a, 'm> {
         let space = Space::new(phases)?;
         let rests = phases.model.units.iter().map(|_| None).collect();
         let left = nodes.map(|nodes| nodes.saturating_mul(NODES));
-        Some(Self { phases, space, rests, trail: Vec::new(), left, many: MANY, rng: Rng::new(seed) })
+        Some(Self { phases, space, rests, trail: Vec::new(), left, many: MANY, width: None, rng: Rng::new(seed) })
     }
 
     /// The fastest plan that costs less than the one known.
     pub fn search(&mut self, late: &(dyn Fn() -> bool + Sync)) -> Walk {
         let once: u64 = self.space.units.iter().map(|unit| unit.time).sum();
-        let Some(known) = self.phases.faster_than else { return Walk::Unknown };
-        let cutoff = known.saturating_sub(once);
+        let Some(known) = self.phases.faster_than else { return Walk { order: None, proved: false } };
+        let (mut cutoff, mut best) = (known.saturating_sub(once), None);
         let first = (self.phases.full() + 1).min(self.space.units.len() - 1);
         let line = self.learn(first, None);
         let least = line.map_or(0.0, |line| self.space.lines[first].value(line, self.space.useful[first]));
         let least = (least.max(0.0) as u64).min(cutoff);
+        // A faster plan first: the most promising states alone.
+        for width in WIDTHS {
+            self.width = Some(width);
+            if let Some(Some((order, spent))) = self.below(cutoff, late) {
+                (cutoff, best) = (spent, Some(order));
+            }
+        }
+        self.width = None;
+        let least = least.min(cutoff);
         for part in 1..=CUTOFFS {
             let here = least + (u128::from(cutoff - least) * u128::from(part) / u128::from(CUTOFFS)) as u64;
             match self.below(here, late) {
-                Walk::Over => {}
-                walk => return walk,
+                Some(None) => {}
+                Some(Some((order, _))) => return Walk { order: Some(order), proved: true },
+                None => return Walk { order: best, proved: false },
             }
         }
-        Walk::Over
+        Walk { order: best, proved: true }
     }
 
-    /// The fastest plan that spends less than the cutoff.
-    fn below(&mut self, cutoff: u64, late: &(dyn Fn() -> bool + Sync)) -> Walk {
+    /// The fastest plan that spends less than the cutoff, if there is one, and what it spends; `None` where the limits came
+    /// first.
+    fn below(&mut self, cutoff: u64, late: &(dyn Fn() -> bool + Sync)) -> Option<Option<(Vec<u32>, u64)>> {
         self.trail.clear();
         self.trail.push((0, 0));
         let mut layer = vec![State { set: 0, spent: 0, trail: 0 }];
         for t in 0..self.space.units.len() {
             self.thin(t, &mut layer, cutoff);
-            match self.phase(t, layer, cutoff, late) {
-                Some(next) => layer = undominated(next),
-                None => return Walk::Unknown,
-            }
+            self.narrow(t, &mut layer, 1);
+            layer = undominated(self.phase(t, layer, cutoff, late)?);
         }
-        let Some(best) = layer.iter().min_by_key(|state| state.spent) else { return Walk::Over };
+        let Some(best) = layer.iter().min_by_key(|state| state.spent) else { return Some(None) };
         let (mut at, mut order) = (best.trail, Vec::new());
         while at != 0 {
             let (from, unit) = self.trail[at as usize];
@@ -298,7 +311,7 @@ impl<'a, 'm> Search<'a, 'm> {
             at = from;
         }
         order.reverse();
-        Walk::Best(order)
+        Some(Some((order, best.spent)))
     }
 
     /// All states after phase t from those before it; `None` where the limits came first.
@@ -310,18 +323,20 @@ impl<'a, 'm> Search<'a, 'm> {
         late: &(dyn Fn() -> bool + Sync),
     ) -> Option<Vec<State>> {
         let (mut here, mut next) = (Table::new(layer), Table::new(Vec::new()));
-        let again = |states: usize| (GROWN.0 * states).max(GROWN.1);
+        let most = self.width.map_or(usize::MAX, |width| GROWN.0 * width);
+        let again = |states: usize| (GROWN.0 * states).max(GROWN.1).min(most).max(states + 1);
         let mut enough = again(here.states.len());
         for k in 0..=t {
             let unit = &self.space.units[k];
             if k < t && (!unit.replayable || unit.writes & self.space.useful[t] == 0) {
                 continue;
             }
-            let space = &self.space;
+            let (space, wide) = (&self.space, self.width.is_none());
             let from = |states: &[State]| {
                 let mut found = Vec::new();
                 let in_time = !late();
-                states.iter().filter(|_| in_time).for_each(|state| space.run(t, k, state, cutoff, &mut found));
+                let ways = if wide { usize::MAX } else { WAYS };
+                states.iter().filter(|_| in_time).for_each(|state| space.run(t, k, state, (cutoff, ways), &mut found));
                 in_time.then_some(found)
             };
             let found: Option<Vec<Vec<State>>> = here.states.par_chunks(TASK).map(from).collect();
@@ -342,6 +357,7 @@ impl<'a, 'm> Search<'a, 'm> {
                 let mut states = std::mem::take(&mut here.states);
                 states.retain(|state| self.space.ready(t, k + 1, state.set));
                 self.thin(t, &mut states, cutoff);
+                self.narrow(t, &mut states, 2);
                 here = Table::new(states);
                 enough = again(here.states.len() / 2);
             }
@@ -369,12 +385,25 @@ impl<'a, 'm> Search<'a, 'm> {
         place
     }
 
+    /// Keep the most promising states, some times the width, where there is one.
+    fn narrow(&self, t: usize, states: &mut Vec<State>, times: usize) {
+        let Some(width) = self.width.map(|width| width * times).filter(|&width| states.len() > width) else { return };
+        let space = &self.space;
+        let promise = |state: &State| {
+            let rest = space.rest(t, state.set, u64::MAX).unwrap_or(u64::MAX);
+            let bound = greatest(&space.lines[t].values(state.set)).max(0.0) as u64;
+            (state.spent.saturating_add(rest.max(bound)), state.set)
+        };
+        states.sort_by_cached_key(promise);
+        states.truncate(width);
+    }
+
     /// Leave out what bounds leave out, old and new ones.
     fn thin(&mut self, t: usize, states: &mut Vec<State>, cutoff: u64) {
         let old = &self.space;
         states.retain(|state| greatest(&old.lines[t].values(state.set)) <= old.most(cutoff, state.spent));
         let mut poor = 0;
-        while states.len() > self.many && poor < POOR {
+        while self.width.is_none() && states.len() > self.many && poor < POOR {
             let before = states.len();
             let drawn = states[self.rng.below(before)].set;
             let Some(line) = self.learn(t, Some(drawn)) else { return };
@@ -444,10 +473,10 @@ impl Space {
         bits(set).map(|s| self.bytes[s]).sum()
     }
 
-    /// Whether what was spent and what must be made again, with room for everything, stay below the cutoff.
-    fn affordable(&self, t: usize, set: Set, spent: u64, cutoff: u64) -> bool {
+    /// What must be made again with room for everything, if that is possible and takes less than some time.
+    fn rest(&self, t: usize, set: Set, below: u64) -> Option<u64> {
         let mut todo = self.needed[t] & !set;
-        let (mut seen, mut again, mut total): (Set, Set, u64) = (todo, 0, spent);
+        let (mut seen, mut again, mut total): (Set, Set, u64) = (todo, 0, 0);
         while todo != 0 {
             let maker = self.makers[todo.trailing_zeros() as usize] as usize;
             todo &= todo - 1;
@@ -455,15 +484,20 @@ impl Space {
                 again |= bit(maker);
                 let unit = &self.units[maker];
                 total = total.saturating_add(unit.time);
-                if !unit.replayable || total >= cutoff {
-                    return false;
+                if !unit.replayable || total >= below {
+                    return None;
                 }
                 let more = unit.reads & !set & !seen;
                 seen |= more;
                 todo |= more;
             }
         }
-        total < cutoff
+        (total < below).then_some(total)
+    }
+
+    /// Whether what was spent and what must be made again stay below the cutoff.
+    fn affordable(&self, t: usize, set: Set, spent: u64, cutoff: u64) -> bool {
+        cutoff.checked_sub(spent).is_some_and(|below| self.rest(t, set, below).is_some())
     }
 
     /// Whether unit t can still run in phase t, with this live before unit k.
@@ -493,8 +527,8 @@ impl Space {
         it.time + it.reads.iter().map(|&base| self.refresh(base, set)).sum::<u64>()
     }
 
-    /// The states that come of running unit k in phase t.
-    fn run(&self, t: usize, k: usize, state: &State, cutoff: u64, found: &mut Vec<State>) {
+    /// The states that come of running unit k in phase t, in so many ways at most.
+    fn run(&self, t: usize, k: usize, state: &State, (cutoff, most_ways): (u64, usize), found: &mut Vec<State>) {
         let (unit, first) = (&self.units[k], k == t);
         if unit.reads & !state.set != 0 || (!first && unit.writes & !state.set & self.useful[t] == 0) {
             return;
@@ -525,10 +559,14 @@ impl Space {
         drops.sort_by_key(|&s| std::cmp::Reverse(self.bytes[s]));
         let mut rest = vec![0i128; drops.len() + 1];
         (0..drops.len()).rev().for_each(|j| rest[j] = rest[j + 1] + i128::from(self.bytes[drops[j]]));
+        let enough = found.len().saturating_add(most_ways);
         let mut ways = vec![(0, live, over, values)];
         while let Some((j, kept, over, mut values)) = ways.pop() {
             if rest[j] < over {
                 continue;
+            }
+            if found.len() >= enough {
+                return;
             }
             ways.push((j + 1, kept, over, values));
             let s = drops[j];
@@ -611,15 +649,11 @@ mod tests {
                 for many in [MANY, 1] {
                     let mut search = Search::new(&phases, None, seed).expect("it is small");
                     search.many = many;
-                    let found = match search.search(&|| false) {
-                        Walk::Best(order) => {
-                            let score = Sim::default().run(&model, &order);
-                            assert!(score.peak <= budget, "seed {seed} budget {budget}: {score:?}");
-                            Some(score.time)
-                        }
-                        Walk::Over => None,
-                        Walk::Unknown => panic!("seed {seed}: there are no limits"),
-                    };
+                    let walk = search.search(&|| false);
+                    assert!(walk.proved, "seed {seed}: there are no limits");
+                    let score = walk.order.map(|order| Sim::default().run(&model, &order));
+                    assert!(score.is_none_or(|score| score.peak <= budget), "seed {seed} budget {budget}: {score:?}");
+                    let found = score.map(|score| score.time);
                     assert_eq!(found, time, "seed {seed} budget {budget} many {many}");
                 }
                 plans += usize::from(time.is_some());
