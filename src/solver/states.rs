@@ -10,8 +10,11 @@
 //! ```
 //!
 //! A breadth-first search, phase after phase and unit after unit, for plans that cost less than a *cutoff*: the
-//! plan that is known. (Before that, smaller cutoffs, which take a fraction of the time and end it if there is
-//! a plan below them.) When no state is left there is none. It goes through all plans of the class, because what is
+//! plan that is known. When no state is left there is none. Before that a faster plan is looked for among the most promising
+//! states alone, which proves nothing, and then below smaller cutoffs, which take a fraction of the time and end the search if there is
+//! a plan below them.
+//!
+//! It goes through all plans of the class, because what is
 //! left out is never needed:
 //!
 //! - Dropping is free, so nothing is dropped but for a unit to fit, and no set of which an item could have stayed.
