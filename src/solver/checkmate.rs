@@ -13,11 +13,16 @@
 //! loses runs of no use: an op must run when its phase comes, but a result that is made again
 //! before it is read need not be made then.
 //!
-//! A plan of the class is sought first, by eviction with random rules; the program then only has to
-//! find a faster one or prove that there is none.
+//! A plan of the class is sought first, by eviction with random rules; then there only has to be
+//! found a faster one or proved that there is none. The states of all faster plans are gone through, bounded
+//! by the relaxation of the program ([`states`](super::states)): that proves most optima, in a fraction of the time that the
+//! program takes. What it leaves open within two thirds of the time, and whether there is a plan at all where none is known, is for
+//! HiGHS to say with the whole program.
 //!
 //! The program has about n^2/2 binary columns for n ops that make storage: above [`EXACT`] of
 //! them it is refused unless the options limit its nodes, above [`MOST`] always.
+
+use std::time::Instant;
 
 use super::auto::{closure_starts, construct};
 use super::evict::{Evictor, Rule};
@@ -30,6 +35,7 @@ use super::model::{Model, NONE};
 use super::phases::{Phases, Solution};
 use super::rng::Rng;
 use super::sim::Sim;
+use super::states;
 use super::{Options, Outcome, Solver};
 use crate::cost::Problem;
 use crate::error::{Error, Result};
@@ -40,6 +46,8 @@ use crate::units::Bytes;
 const EXACT: usize = 64;
 /// Above this not even the relaxation ends in useful time.
 const MOST: usize = 160;
+/// The part of the time in which states are gone through before HiGHS gets the program, where nodes are not limited.
+const WALKED: (u32, u32) = (2, 3);
 /// Random evictions in search of a plan to begin with.
 const TRIES: usize = 400;
 
@@ -116,9 +124,13 @@ pub(super) fn exact(frame: &Frame, solver: &'static str, size: usize, runs: Opti
     // A plan of the class that is known is where the search may stop looking.
     let plain = Model::new(frame.problem, false);
     let mut known = known(frame, &plain, runs);
-    let mut proved = false;
+    // With a plan known the states are fewest; without one, HiGHS is quicker to find one or to say that there is none.
+    let mut proved = walked(frame, &plain, runs, &mut known);
     // The second program is larger and proves more; the first is quicker to find a plan.
     for later in [false, true] {
+        if proved || frame.limits.late() {
+            break;
+        }
         let faster_than = known.as_ref().map(|&(_, time)| time);
         let phases = Phases { model: &plain, budget: frame.budget.get(), integer: true, runs, faster_than, later };
         let mut options = frame.remaining();
@@ -144,9 +156,6 @@ pub(super) fn exact(frame: &Frame, solver: &'static str, size: usize, runs: Opti
                 }
             }
         }
-        if proved || frame.limits.late() {
-            break;
-        }
     }
     let Some((order, _)) = known else {
         return explain::asked(frame, "none was found within the limits of the search");
@@ -162,6 +171,30 @@ pub(super) fn exact(frame: &Frame, solver: &'static str, size: usize, runs: Opti
         }
         outcome => outcome,
     })
+}
+
+/// Go through the states of all plans that are faster than the one known; whether it, or what took its place, is
+/// proved to be the fastest.
+fn walked(frame: &Frame, model: &Model, runs: Option<u32>, known: &mut Option<(Vec<u32>, u64)>) -> bool {
+    let Some(time) = known.as_ref().map(|&(_, time)| time) else { return false };
+    let budget = frame.budget.get();
+    // How often a unit runs is no part of a state: plans are gone through that run it as often as they like.
+    let phases = Phases { model, budget, integer: true, runs: None, faster_than: Some(time), later: true };
+    let options = frame.remaining();
+    let part = options.time_limit / WALKED.1 * WALKED.0;
+    let end = options.node_limit.map_or(Some(part), |_| None).and_then(|part| Instant::now().checked_add(part));
+    let late = || frame.limits.late() || end.is_some_and(|end| Instant::now() >= end);
+    let Some(mut search) = states::Search::new(&phases, options.node_limit, options.seed) else { return false };
+    let walk = search.search(&late);
+    let Some(mut order) = walk.order else { return walk.proved };
+    let of_class = of_class(model, &order, runs).is_some();
+    Sim::default().prune(model, &mut order);
+    let score = Sim::default().run(model, &order);
+    let better = of_class && score.peak <= budget && score.time < time;
+    if better {
+        *known = Some((order, score.time));
+    }
+    better && walk.proved
 }
 
 /// The fastest plan of the class that the heuristics find, and its time.

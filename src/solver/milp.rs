@@ -2,8 +2,8 @@
 //!
 //! Deterministic: one thread, a fixed seed, limits in nodes as well as seconds.
 
-use good_lp::{Expression, ProblemVariables, SolverModel, Variable, constraint, variable};
-use highs::{HighsModelStatus, HighsSolutionStatus};
+use good_lp::{Expression, ProblemVariables, SolverModel, constraint, variable};
+use highs::{Col, HighsModelStatus, HighsSolutionStatus, RowProblem, Sense};
 
 use super::Options;
 
@@ -45,6 +45,19 @@ impl Answer {
     }
 }
 
+/// In 0..=1.
+struct Column {
+    integer: bool,
+    cost: f64,
+    stage: usize,
+}
+
+/// `sum of factor * column <= bound`.
+struct Row {
+    terms: Vec<(usize, f64)>,
+    bound: f64,
+}
+
 /// Minimize a cost subject to rows `expression <= bound`, columns in 0..=1.
 #[derive(Default)]
 pub(super) struct Milp {
@@ -53,57 +66,59 @@ pub(super) struct Milp {
     pub cutoff: Option<f64>,
     /// Costs of any two solutions differ by this or not at all.
     pub step: f64,
-    columns: ProblemVariables,
-    order: Vec<Variable>,
-    cost: Expression,
-    rows: Vec<(Expression, f64)>,
     /// The relative gap that is good enough.
     pub gap: f64,
+    /// The stage that new columns belong to: see [`Relaxation`].
+    pub stage: usize,
+    columns: Vec<Column>,
+    rows: Vec<Row>,
 }
 
 impl Milp {
     /// A column in 0..=1.
     pub fn column(&mut self, integer: bool, cost: f64) -> Term {
-        let column = self.columns.add(match integer {
-            true => variable().binary(),
-            false => variable().min(0.0).max(1.0),
-        });
-        if cost != 0.0 {
-            self.cost.add_mul(cost, column);
-        }
-        self.order.push(column);
-        Term::Column(self.order.len() - 1)
+        self.columns.push(Column { integer, cost, stage: self.stage });
+        Term::Column(self.columns.len() - 1)
     }
 
     /// Require `sum of factor * term <= bound`.
     pub fn at_most(&mut self, terms: impl IntoIterator<Item = (f64, Term)>, bound: f64) {
-        let (mut row, mut left, mut any) = (Expression::from(0.0), bound, false);
+        let mut row = Row { terms: Vec::new(), bound };
         for (factor, term) in terms {
             match term {
-                Term::Known(x) => left -= factor * x,
-                Term::Column(c) => {
-                    row.add_mul(factor, self.order[c]);
-                    any = true;
-                }
+                Term::Known(x) => row.bound -= factor * x,
+                Term::Column(c) => row.terms.push((c, factor)),
             }
         }
         // A row without columns that does not hold must still be seen.
-        if any || left < -1e-9 {
-            self.rows.push((row, left));
+        if !row.terms.is_empty() || row.bound < -1e-9 {
+            self.rows.push(row);
         }
     }
 
     /// Solve within the limits: `options.time_limit` is the time left, and HiGHS looks at nothing
     /// but that once it has begun.
-    pub fn solve(mut self, options: &Options, nodes: Option<u64>) -> Answer {
+    pub fn solve(self, options: &Options, nodes: Option<u64>) -> Answer {
         let unknown = |verdict| Answer { verdict, bound: f64::NEG_INFINITY, columns: Vec::new() };
         if options.cancel.is_cancelled() {
             return unknown(Verdict::Unknown);
         }
-        let zero = self.columns.add(variable().min(0.0).max(0.0));
-        let mut problem = self.columns.minimise(self.cost).using(good_lp::highs);
-        for (row, bound) in self.rows {
-            problem.add_constraint(constraint!(row + zero <= bound));
+        let mut columns = ProblemVariables::new();
+        let (mut cost, mut order) = (Expression::from(0.0), Vec::with_capacity(self.columns.len()));
+        for column in &self.columns {
+            let variable = columns.add(match column.integer {
+                true => variable().binary(),
+                false => variable().min(0.0).max(1.0),
+            });
+            cost.add_mul(column.cost, variable);
+            order.push(variable);
+        }
+        let zero = columns.add(variable().min(0.0).max(0.0));
+        let mut problem = columns.minimise(cost).using(good_lp::highs);
+        for row in &self.rows {
+            let mut sum = Expression::from(0.0);
+            row.terms.iter().for_each(|&(c, factor)| sum.add_mul(factor, order[c]));
+            problem.add_constraint(constraint!(sum + zero <= row.bound));
         }
         let Ok(mut model) = problem.try_into_inner() else { return unknown(Verdict::Unknown) };
         model.make_quiet();
@@ -134,5 +149,96 @@ impl Milp {
             _ => return Answer { bound, ..unknown(Verdict::Unknown) },
         };
         Answer { verdict, bound, columns: solved.get_solution().columns().to_vec() }
+    }
+}
+
+/// The linear relaxation of a program in stages, to be solved again and again.
+///
+/// The columns that a stage begins with are *given*: what the columns of this and later stages cost, in rows
+/// of such columns alone, is a function of them. Each solution proves a bound on that function, for each
+/// stage and whatever the given columns are: see [`Line`].
+pub(super) struct Relaxation {
+    model: Option<highs::Model>,
+    handles: Vec<Col>,
+    columns: Vec<Column>,
+    /// By the first stage of which they have columns.
+    rows: Vec<Vec<(usize, Row)>>,
+    /// Of each stage.
+    given: Vec<Vec<usize>>,
+}
+
+/// A lower bound that is linear in the columns a stage begins with: from there on any solution costs at least `base` and, for each
+/// of these columns, its factor times its value.
+///
+/// With a price of at least 0 for each row, a solution costs no less than its cost and the prices of
+/// what it has beyond the rows' bounds, which is not positive. That is linear in the columns, and those not given lie
+/// in 0..=1. So *any* prices prove such a bound; the relaxation's solution is only where good ones
+/// come from, and how precisely it was solved does not matter.
+pub(super) struct Line {
+    pub base: f64,
+    /// In the order of the columns given.
+    pub factors: Vec<f64>,
+}
+
+impl Milp {
+    /// The relaxation, `given` the columns that each stage begins with; `None` if HiGHS refuses it.
+    pub fn relaxation(self, given: Vec<Vec<usize>>) -> Option<Relaxation> {
+        let mut problem = RowProblem::new();
+        let handles: Vec<Col> = self.columns.iter().map(|column| problem.add_column(column.cost, 0.0..=1.0)).collect();
+        let mut rows: Vec<Vec<(usize, Row)>> = given.iter().map(|_| Vec::new()).collect();
+        for (place, mut row) in self.rows.into_iter().enumerate() {
+            // A column may stand in a row twice.
+            row.terms.sort_unstable_by_key(|term| term.0);
+            row.terms.dedup_by(|one, other| {
+                let same = one.0 == other.0;
+                if same {
+                    other.1 += one.1;
+                }
+                same
+            });
+            let terms: Vec<(Col, f64)> = row.terms.iter().map(|&(c, factor)| (handles[c], factor)).collect();
+            problem.add_row(..=row.bound, &terms);
+            let first = row.terms.iter().map(|&(c, _)| self.columns[c].stage).min();
+            rows.get_mut(first.unwrap_or(0))?.push((place, row));
+        }
+        let mut model = problem.try_optimise(Sense::Minimise).ok()?;
+        model.make_quiet();
+        model.set_option("threads", 1);
+        model.set_option("parallel", "off");
+        Some(Relaxation { model: Some(model), handles, columns: self.columns, rows, given })
+    }
+}
+
+impl Relaxation {
+    /// The bounds proved by the solution in which a stage begins with these values (or any, where there is none), for
+    /// all stages from the last to the first.
+    pub fn lines(&mut self, stage: usize, values: impl Iterator<Item = Option<f64>>) -> Option<Vec<Line>> {
+        let mut model = self.model.take()?;
+        for (&column, value) in self.given[stage].iter().zip(values) {
+            let (least, most) = value.map_or((0.0, 1.0), |value| (value, value));
+            model.change_column_bounds(self.handles[column], least..=most);
+        }
+        let solved = model.try_solve().ok()?;
+        let solution = solved.get_solution();
+        let duals = solution.dual_rows();
+        let mut reduced: Vec<f64> = self.columns.iter().map(|column| column.cost).collect();
+        let (mut lines, mut spent) = (Vec::with_capacity(self.rows.len()), 0.0);
+        let mut of_stage: Vec<Vec<usize>> = vec![Vec::new(); self.rows.len()];
+        self.columns.iter().enumerate().for_each(|(c, column)| of_stage[column.stage].push(c));
+        for stage in (0..self.rows.len()).rev() {
+            for (place, row) in &self.rows[stage] {
+                let price = duals.get(*place).map_or(0.0, |dual| if dual.is_finite() { (-dual).max(0.0) } else { 0.0 });
+                if price > 0.0 {
+                    spent += price * row.bound;
+                    row.terms.iter().for_each(|&(c, factor)| reduced[c] += price * factor);
+                }
+            }
+            let factors: Vec<f64> = self.given[stage].iter().map(|&c| reduced[c]).collect();
+            let given: f64 = factors.iter().map(|factor| factor.min(0.0)).sum();
+            let all: f64 = of_stage[stage..].iter().flatten().map(|&c| reduced[c].min(0.0)).sum();
+            lines.push(Line { base: all - given - spent, factors });
+        }
+        self.model = Some(solved.into());
+        Some(lines)
     }
 }

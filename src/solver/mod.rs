@@ -47,6 +47,8 @@ mod rotor;
 mod segments;
 mod sim;
 mod stages;
+#[cfg(feature = "highs")]
+mod states;
 mod sweep;
 mod tape;
 #[cfg(feature = "highs")]
