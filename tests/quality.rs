@@ -64,7 +64,7 @@ fn show(problem: &Problem, plan: &Plan) {
 }
 
 /// `PLIMSOLL_PROBLEMS`: problem files, separated by colons; those in `tests/data` otherwise.
-/// `PLIMSOLL_WITHOUT`: moves to switch off, separated by commas.
+/// `PLIMSOLL_WITHOUT`: moves to switch off, separated by commas. `PLIMSOLL_PROGRESS`: tell how each solve goes on.
 #[test]
 #[ignore = "prints a table; slow"]
 fn table() {
@@ -87,7 +87,12 @@ fn table() {
             };
             let part: f64 = of.parse().unwrap();
             let budget = Bytes(low + ((peak - low) as f64 * part) as u64);
+            let on_progress: Option<solver::OnProgress> = std::env::var("PLIMSOLL_PROGRESS").is_ok().then(|| {
+                let tell: solver::OnProgress = std::sync::Arc::new(|p| println!("  {:6.2?} {p}", p.elapsed));
+                tell
+            });
             let options = Options {
+                on_progress,
                 node_limit: std::env::var("PLIMSOLL_NODES").ok().and_then(|n| n.parse().ok()),
                 inplace: std::env::var("PLIMSOLL_NO_INPLACE").is_err(),
                 time_limit: Duration::from_secs_f64(

@@ -25,6 +25,8 @@ const ROUNDS: usize = 10;
 const PATIENCE: usize = 3;
 /// Orders tried at a time in large graphs.
 const FEW: usize = 4;
+/// Hundredths of the room to keep something in, and pieces in which the rest is made again, for orders to begin with.
+const GRADED: [(u64, u64); 4] = [(100, 6), (98, 8), (96, 12), (94, 16)];
 /// Positions evaluated by a whole search when no node limit is given: about two seconds on two
 /// cores, however large the graph.
 const WORK: u64 = 130_000_000;
@@ -282,6 +284,25 @@ pub(super) fn closure_starts(model: &Model, budget: u64) -> Vec<Vec<u32>> {
         }
     }
     orders
+}
+
+/// Orders that keep what is best kept at the strongest instant, for the budget and for somewhat smaller ones; of equals what
+/// is read first after it.
+pub(super) fn graded_starts(model: &Model, budget: u64, ranked: &[(u64, u32)]) -> Vec<Vec<u32>> {
+    if !model.moves.has(Move::Closure) {
+        return Vec::new();
+    }
+    let Some(&(_, unit)) = ranked.first().filter(|(value, _)| *value > 0) else { return Vec::new() };
+    let boundary = Boundary::during(model, unit as usize);
+    let free = budget.saturating_sub(model.resident);
+    let bases = bases(model);
+    let parts: Vec<(u64, u64, &Vec<u32>)> =
+        GRADED.into_iter().flat_map(|(part, pieces)| bases.iter().map(move |base| (part, pieces, base))).collect();
+    let order = |(part, pieces, base): (u64, u64, &Vec<u32>)| {
+        let cut = boundary.graded(model.resident + free / 100 * part, base)?;
+        Some(boundary.order_in_pieces(&cut, base, pieces))
+    };
+    parts.into_par_iter().filter_map(order).collect()
 }
 
 /// The least time any plan without offload can take within `budget`; [`u64::MAX`] where none fits.

@@ -49,6 +49,9 @@ const PRICED: usize = 4;
 const LOOKED: usize = 20_000_000;
 /// What an eighth of the price found at one instant is multiplied by for a look at the others.
 const DEARER: [i128; 4] = [1, 8, 64, 512];
+/// What is read last is dearer by so many parts of the price than what is read first, where prices are graded; prices tried.
+const GRADE: i128 = 8;
+const GRADES: usize = 24;
 /// Prices are multiples of 2^-32 ns per byte.
 const SCALE: u32 = 32;
 /// The highest price: sums of all bytes and of all times are below 2^62 each.
@@ -177,6 +180,47 @@ impl<'a, 'm> Boundary<'a, 'm> {
 
     /// The cut at a price; `None` when something must be kept at any price.
     fn cut(&self, choice: &Choice, price: i128) -> Option<Cut> {
+        self.cut_at(choice, price, &|_| price)
+    }
+
+    /// What is best kept within `budget` where of what is worth the same per byte that is kept which `base` reads first
+    /// after the boundary: its room is free soonest, and what is made again comes when others are gone.
+    ///
+    /// What repeats is all worth the same, so that at any one price all of it is kept or none, and neither
+    /// fills the budget.
+    pub fn graded(&self, budget: u64, base: &[u32]) -> Option<Cut> {
+        let n = base.len().max(1) as i128;
+        let mut first: Vec<i128> = vec![n; self.model.items.len()];
+        for (place, &u) in base.iter().enumerate().rev().filter(|(_, u)| !self.before[**u as usize]) {
+            self.model.units[u as usize].reads.iter().for_each(|&s| first[s as usize] = place as i128);
+        }
+        let (_, rich, poor) = self.solve(budget);
+        let (mut low, mut high) = match (rich, poor) {
+            (Some(rich), Some(poor)) => ((rich.price / 2).max(1), poor.price.saturating_mul(2).min(MOST)),
+            (None, Some(poor)) => return Some(poor),
+            _ => return None,
+        };
+        let choice = self.choices.iter().min_by_key(|choice| choice.fixed)?;
+        let room = self.room(choice, budget);
+        let mut best = None;
+        for _ in 0..GRADES {
+            // Prices are far apart: by their geometric mean first.
+            let price = if high / 2 > low { (low * high).isqrt() } else { low + (high - low) / 2 };
+            if price <= low || price >= high {
+                break;
+            }
+            let cut = self.cut_at(choice, price, &|s| price + price * first[s as usize] / n / GRADE)?;
+            if i128::from(cut.kept) <= room {
+                (high, best) = (price, Some(cut));
+            } else {
+                low = price;
+            }
+        }
+        best
+    }
+
+    /// The cut where the bytes of each item have a price.
+    fn cut_at(&self, choice: &Choice, price: i128, price_of: &dyn Fn(u32) -> i128) -> Option<Cut> {
         let (model, items) = (self.model, self.model.items.len());
         let (source, sink) = (items + model.units.len(), items + model.units.len() + 1);
         let mut net = Network::new(sink + 1);
@@ -201,7 +245,7 @@ impl<'a, 'm> Boundary<'a, 'm> {
         }
         while let Some(s) = stack.pop() {
             let u = model.items[s as usize].maker as usize;
-            net.arc(s as usize, items + u, i128::from(choice.bytes(model, s)) * price);
+            net.arc(s as usize, items + u, i128::from(choice.bytes(model, s)) * price_of(s));
             if std::mem::replace(&mut involved[u], true) {
                 continue;
             }
@@ -279,7 +323,33 @@ impl<'a, 'm> Boundary<'a, 'm> {
     /// The order `base`, changed so that it makes the cut's storages again, each once, right before its first use after
     /// the boundary.
     pub fn order(&self, cut: &Cut, base: &[u32]) -> Vec<u32> {
+        self.order_in_pieces(cut, base, 1)
+    }
+
+    /// The same, but what is made before the boundary is divided into pieces of about equal time, and what a piece makes for
+    /// later ones is kept as well: so that each of them can be made again by itself, when it is wanted, and not all that
+    /// comes before it with it.
+    pub fn order_in_pieces(&self, cut: &Cut, base: &[u32], pieces: u64) -> Vec<u32> {
         let model = self.model;
+        let of_before = |u: usize| if self.before[u] { model.units[u].time } else { 0 };
+        let total: u64 = (0..model.units.len()).map(of_before).sum();
+        let mut passed_time = 0;
+        let piece: Vec<u64> = (0..model.units.len())
+            .map(|u| {
+                let piece = (u128::from(passed_time) * u128::from(pieces) / u128::from(total.max(1))) as u64;
+                passed_time += of_before(u);
+                piece
+            })
+            .collect();
+        let mut kept = vec![false; model.items.len()];
+        for u in (0..model.units.len()).filter(|&u| self.before[u] && cut.again[u]) {
+            for &s in &model.units[u].reads {
+                let maker = model.items[s as usize].maker;
+                kept[s as usize] |= maker != NONE && piece[maker as usize] != piece[u];
+            }
+        }
+        // What need not have run by the boundary costs the cut nothing, but is no repetition either.
+        let again = |u: usize| cut.again[u] && (pieces == 1 || self.before[u]);
         let mut order = Vec::with_capacity(model.units.len() * 3 / 2);
         let mut done = vec![false; model.units.len()];
         let mut ran = done.clone();
@@ -292,8 +362,9 @@ impl<'a, 'm> Boundary<'a, 'm> {
                     for &s in &model.units[v as usize].reads {
                         let maker = model.items[s as usize].maker;
                         if maker != NONE
+                            && !kept[s as usize]
                             && ran[maker as usize]
-                            && cut.again[maker as usize]
+                            && again(maker as usize)
                             && model.units[maker as usize].replayable
                             && !std::mem::replace(&mut done[maker as usize], true)
                         {

@@ -102,7 +102,7 @@ pub(super) struct Frame<'a> {
     /// It is proved that no plan fits.
     refuted: AtomicBool,
     /// The [instants](ranked) for the budget; none where it was not asked.
-    instants: Vec<(u64, u32)>,
+    pub instants: Vec<(u64, u32)>,
     /// The peak with everything kept: a budget that suffices every solver.
     pub everything: Bytes,
     /// Orders of units that the options hand in.

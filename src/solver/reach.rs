@@ -67,7 +67,7 @@ pub(super) enum Reach {
 
 /// Look for an order within `budget`, or a proof that there is none.
 /// `most` states are remembered at most, where there is such a limit.
-pub(super) fn search(model: &Model, budget: u64, most: Option<u64>, late: &dyn Fn() -> bool) -> Reach {
+pub(super) fn search(model: &Model, budget: u64, most: Option<u64>, late: &(dyn Fn() -> bool + Sync)) -> Reach {
     let largest = (0..model.items.len()).map(|s| bytes(model, s as u32)).max().unwrap_or(0);
     let mut tried = usize::MAX;
     for factor in FACTORS {
@@ -317,7 +317,7 @@ impl<const W: usize> States<W> {
         self.items(set).map(|s| self.bytes[s]).sum()
     }
 
-    fn search(&mut self, late: &dyn Fn() -> bool) -> Walk {
+    fn search(&mut self, late: &(dyn Fn() -> bool + Sync)) -> Walk {
         let mut open: [BinaryHeap<(Reverse<u128>, u32)>; QUEUES] = Default::default();
         let push = |open: &mut [BinaryHeap<_>; QUEUES], rest: [u128; QUEUES], index: u32| {
             open.iter_mut().zip(rest).for_each(|(queue, rest)| queue.push((Reverse(rest), index)));
@@ -353,7 +353,8 @@ impl<const W: usize> States<W> {
             if late() || self.from.len() > self.most {
                 return Walk::Late;
             }
-            let next: Vec<(u32, bool, Vec<Next<W>>)> = some.into_par_iter().map(|index| self.next(index)).collect();
+            let next: Vec<(u32, bool, Vec<Next<W>>)> =
+                some.into_par_iter().map(|index| self.next(index, late)).collect();
             for (index, complete, states) in next {
                 self.complete &= complete;
                 for (state, rest) in states {
@@ -366,7 +367,10 @@ impl<const W: usize> States<W> {
     }
 
     /// What follows a state but for what is known and what leads nowhere, and whether that is all.
-    fn next(&self, index: u32) -> (u32, bool, Vec<Next<W>>) {
+    fn next(&self, index: u32, late: &(dyn Fn() -> bool + Sync)) -> (u32, bool, Vec<Next<W>>) {
+        if late() {
+            return (index, false, Vec::new());
+        }
         let mut states: Vec<Next<W>> = Vec::new();
         let complete = self.moves(self.state(index), &mut |_, mut next| {
             self.saturate(&mut next, &mut |_| {});

@@ -1,6 +1,8 @@
 //! The solvers by name.
 
-use super::auto::{Limits, Scored, bases, best_first, branches, closure_starts, construct, improve};
+use super::auto::{
+    Limits, Scored, bases, best_first, branches, closure_starts, construct, graded_starts, improve, time_of_all,
+};
 use super::balanced::Balanced;
 use super::chain;
 #[cfg(feature = "highs")]
@@ -12,6 +14,7 @@ use super::hierarchical::Hierarchical;
 use super::knapsack::BoundaryKnapsack;
 #[cfg(feature = "highs")]
 use super::moccasin::Moccasin;
+use super::model::Model;
 use super::moves::Move;
 use super::pofo::Pofo;
 use super::repeat;
@@ -101,16 +104,23 @@ impl Solver for Auto {
             let spread = frame.starts.iter().cloned().chain(spread).collect();
             let mut found = construct(model, budget, spread, false, &limits.part(8));
             let fits = |found: &[Scored]| found.first().is_some_and(|(_, score)| score.peak <= budget);
+            let near = |found: &[Scored]| turns.is_some() && fits(found) && near(model, found[0].1.time, frame.least());
+            // Where branches are recorded in turns, next to nothing else begins as well as what the bound keeps.
+            if turns.is_some() {
+                let graded = graded_starts(model, budget, &frame.instants);
+                found.extend(construct(model, budget, graded, false, limits));
+                best_first(&mut found, budget);
+            }
             // Where what waits after the boundary leaves little room, evictions chase the peak from place to place, unless they
             // begin with segments that run again one at a time.
             let free = budget.saturating_sub(model.resident);
             let segments = match &turns {
-                Some((base, waiting)) if free / 4 * 3 < *waiting => {
+                Some((base, waiting)) if free / 4 * 3 < *waiting && !near(&found) => {
                     construct(model, budget, segments::orders(model, base), false, limits)
                 }
                 _ => Vec::new(),
             };
-            if !fits(&found) || !limits.pressed() {
+            if !near(&found) && (!fits(&found) || !limits.pressed()) {
                 // In large graphs the plain rules first: closures take long there.
                 let starts = if model.is_large() { Vec::new() } else { closure_starts(model, budget) };
                 let part = fits(&segments).then(|| limits.part(3));
@@ -160,6 +170,12 @@ impl Solver for Auto {
             Ok(Some(further(frame, best).0))
         })
     }
+}
+
+/// Whether a large graph's plan is so near to the bound that improving it is worth more than other plans to begin with.
+fn near(model: &Model, time: u64, least: u64) -> bool {
+    let all = time_of_all(model);
+    model.is_large() && time.saturating_sub(all) / 6 * 5 <= least.saturating_sub(all)
 }
 
 /// The best of the orders made on demand; none in large graphs, where they take too long.
