@@ -7,12 +7,15 @@ mod common;
 
 use std::time::Duration;
 
+use burn::module::Module;
+use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, TensorData};
+use common::accumulate::{Combine, Part};
 use common::{Bits, Measured, Plain, Planned, alone, settings, small};
 use plimsoll::cost::{Link, Profile};
 use plimsoll::plan::{Plan, Step};
 use plimsoll::zoo::{self, ZooModel, ZooVisitor};
-use plimsoll::{Budget, Bytes, Error, OneLaunch, Rematerialize};
+use plimsoll::{Budget, Bytes, Error, OneLaunch, PipelineSettings, Rematerialize, Tensors};
 
 /// Padding of buffers that no plan knows of.
 const PADDING: Bytes = Bytes(1024);
@@ -347,6 +350,48 @@ fn what_cannot_be_one_launch_runs_as_usual() {
         }
     }
     zoo::with_model("frozen", &small("frozen"), &device, 7, Scaled).unwrap();
+}
+
+/// Two stages on a device, each a thread with a stream of its own: the bits of one microbatch after the other, not fused.
+#[test]
+fn stages_on_the_device_train_the_same_bits() {
+    struct Stages;
+    impl ZooVisitor for Stages {
+        type Output = ();
+        fn visit<M: ZooModel>(
+            self,
+            name: &'static str,
+            model: M,
+            batch: impl Fn(u64, &Device) -> M::Inputs + Send + Sync + 'static,
+        ) {
+            let device = model.devices()[0].clone();
+            let usual = || settings(Budget::Unlimited).fusion(false);
+            let one = Rematerialize::with_settings(model.clone(), usual());
+            let stages = PipelineSettings::new(4).schedule("1f1b").settings(usual()).time_limit(Duration::from_secs(4));
+            let devices = vec![device.clone().inner(); 2];
+            let two = Rematerialize::pipeline(model, devices, Budget::Unlimited, stages).unwrap();
+            for step in 0..2 {
+                let inputs = batch(step, &device);
+                let mut sums: GradientsAccumulator<Rematerialize<M>> = GradientsAccumulator::new();
+                for number in 0..4 {
+                    let part = inputs.clone().map(&mut Part { number, of: 4 });
+                    sums.accumulate(&one, one.step(part, |m: &M, inputs| m.batch_loss(inputs)).unwrap().grads);
+                }
+                let mut want = Combine { sums: &[sums.grads()], divisor: 4.0, done: GradientsParams::new() };
+                one.visit(&mut want);
+                let got = two.step(inputs, |m: &M, inputs| m.batch_loss(inputs)).unwrap();
+                let report = got.pipeline.expect("a pipeline");
+                assert!(report.devices.iter().all(|device| !device.did.is_empty()), "{name}: {report:?}");
+                let (want, got) = (common::gradients_of(&one, &want.done), common::gradients_of(&two, &got.grads));
+                assert!(want == got, "{name}: gradients of step {step}");
+            }
+        }
+    }
+    let _alone = alone();
+    let Some(device) = device() else { return };
+    for name in ["gpt", "resnet"] {
+        zoo::with_model(name, &small(name), &device, 7, Stages).unwrap();
+    }
 }
 
 /// The pools hold no more after many steps than after a few.
