@@ -6,15 +6,14 @@ mod common;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
-use burn::optim::{AdamWConfig, GradientsAccumulator, GradientsParams};
+use burn::optim::AdamWConfig;
 use burn::tensor::{Device, Distribution, Tensor};
-use common::accumulate::{Combine, Part, one_after_the_other};
+use common::accumulate::{mean_of_steps, one_after_the_other};
 use common::{Bits, SLACK, alone, before_transforms, gradients_of, settings, small, state_of};
 use plimsoll::pipeline::{self, Action, Shape, Topology};
 use plimsoll::zoo::{self, ZooModel, ZooVisitor};
-use plimsoll::{Budget, Error, Nanos, PipelineReport, PipelineSettings, Reduction, Rematerialize, Tensors};
+use plimsoll::{Budget, Error, Nanos, PipelineReport, PipelineSettings, Reduction, Rematerialize};
 
 #[global_allocator]
 static ALLOCATOR: plimsoll::alloc::Counting = plimsoll::alloc::Counting;
@@ -224,15 +223,9 @@ fn dropout_draws_as_on_one_device() {
             let two = Rematerialize::pipeline(model, vec![Device::flex(); 2], Budget::Unlimited, own).unwrap();
             for step in 0..2 {
                 let inputs = batch(step, &device);
-                let mut sums: GradientsAccumulator<Rematerialize<M>> = GradientsAccumulator::new();
-                for number in 0..4 {
-                    let part = inputs.clone().map(&mut Part { number, of: 4 });
-                    sums.accumulate(&one, one.step(part, |m: &M, inputs| m.batch_loss(inputs)).unwrap().grads);
-                }
-                let mut want = Combine { sums: &[sums.grads()], divisor: 4.0, done: GradientsParams::new() };
-                one.visit(&mut want);
+                let want = mean_of_steps(&one, &inputs, 4);
                 let got = two.step(inputs, |m: &M, inputs| m.batch_loss(inputs)).unwrap();
-                assert_eq!(gradients_of(&one, &want.done), gradients_of(&two, &got.grads), "step {step}");
+                assert_eq!(want, gradients_of(&two, &got.grads), "step {step}");
             }
         }
     }

@@ -1,10 +1,10 @@
 //! One device that takes one microbatch after the other, with plain Burn: what pipelines are compared with.
 
-use burn::module::{ModuleVisitor, Param};
+use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::{AdamWConfig, GradientsAccumulator, GradientsParams};
-use burn::tensor::{Bool, Device, Int, Tensor};
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use plimsoll::zoo::{self, ZooModel, ZooVisitor};
-use plimsoll::{TensorMapper, Tensors};
+use plimsoll::{Rematerialize, TensorMapper, Tensors};
 
 use super::{Bits, data_of, gradients_of, state_of};
 
@@ -49,6 +49,18 @@ impl ModuleVisitor for Combine<'_> {
             self.done.register::<D>(param.id, sum / self.divisor);
         }
     }
+}
+
+/// The mean of the gradients that a wrapped model's own steps give for one microbatch after the other, added up in that order.
+pub fn mean_of_steps<M: ZooModel>(one: &Rematerialize<M>, inputs: &M::Inputs, of: usize) -> Vec<Option<TensorData>> {
+    let mut sums: GradientsAccumulator<Rematerialize<M>> = GradientsAccumulator::new();
+    for number in 0..of {
+        let part = inputs.clone().map(&mut Part { number, of });
+        sums.accumulate(one, one.step(part, |m: &M, inputs| m.batch_loss(inputs)).unwrap().grads);
+    }
+    let mut mean = Combine { sums: &[sums.grads()], divisor: of as f64, done: GradientsParams::new() };
+    one.visit(&mut mean);
+    gradients_of(one, &mean.done)
 }
 
 /// Plain Burn on one device: one microbatch after the other, gradients added up in that order; each replica (given for
