@@ -63,9 +63,8 @@ impl Problem {
         Ok(Self { name: name.into(), graph, costs, device })
     }
 
-    /// T of the room definition: a bound no plan's peak can go below. The larger of what is live
-    /// at the end and what any one op needs by itself. An op that may work in place needs its
-    /// output's bytes only once.
+    /// A bound no plan's peak can go below: the larger of what is live at the end and what any one op needs by itself. An op that
+    /// may work in place needs its output's bytes only once.
     pub fn trivial_bound(&self) -> Bytes {
         let graph = &self.graph;
         let ops = graph.ops().keys().map(|op| {
