@@ -40,6 +40,8 @@ pub use error::{Blocker, Error, Result};
 pub use files::{MAX_ENTRIES, MAX_FILE_BYTES};
 #[cfg(feature = "flex")]
 pub use graph::trace::{StepOutput, TensorMapper, Tensors};
+#[cfg(feature = "flex")]
+pub use runtime::Lanes;
 #[cfg(feature = "remote")]
 pub use runtime::remote;
 pub use units::{Budget, Bytes, Nanos};

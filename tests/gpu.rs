@@ -74,11 +74,14 @@ struct Bed<'a> {
     costs: tempfile::TempDir,
     /// How long to look for what to move.
     patience: Duration,
+    /// Whether the device's clock takes the time of operations and copies.
+    timed: bool,
 }
 
 impl Bed<'_> {
     fn planned(&self, budget: Budget, fusion: bool, host: bool) -> Result<(Vec<Bits>, Vec<Measured>, Plan), Error> {
-        let mut settings = settings(budget).fusion(fusion).profile_directory(Some(self.costs.path().to_owned()));
+        let profiles = Some(self.costs.path().to_owned());
+        let mut settings = settings(budget).fusion(fusion).profile_directory(profiles).timed(self.timed);
         if host {
             // What to move is looked for when the rest is planned.
             settings = settings.host_memory(Bytes(1 << 30)).time_limit(self.patience);
@@ -137,7 +140,7 @@ fn zoo_models_train_identically_on_the_device() {
     let only = if only == "all" { all } else { only.split(',').collect() };
     for name in only {
         let costs = tempfile::tempdir().unwrap();
-        let bed = Bed { name, device: &device, costs, patience: Duration::from_secs(5) };
+        let bed = Bed { name, device: &device, costs, patience: Duration::from_secs(5), timed: false };
         let (plain, _) = zoo::with_model(name, &small(name), &device, 7, Plain { steps: 2 }).unwrap();
         let flex = Device::flex().autodiff();
         let (flex, _) = zoo::with_model(name, &small(name), &flex, 7, Plain { steps: 1 }).unwrap();
@@ -188,7 +191,7 @@ fn offloaded_activations_come_back_as_they_were() {
     let Some(device) = device() else { return };
     for name in ["gpt", "resnet", "frozen"] {
         let costs = tempfile::tempdir().unwrap();
-        let bed = Bed { name, device: &device, costs, patience: Duration::from_secs(20) };
+        let bed = Bed { name, device: &device, costs, patience: Duration::from_secs(20), timed: true };
         let (want, _, _) = bed.planned(Budget::Unlimited, false, false).unwrap();
         bed.fast_link();
         for fusion in [false, true] {
@@ -196,7 +199,19 @@ fn offloaded_activations_come_back_as_they_were() {
             let ran = [75.0, 60.0, 50.0].into_iter().map(|share| {
                 let (got, measured, plan) = bed.planned(Budget::percent(share), fusion, true).unwrap();
                 let moved = plan.steps.iter().filter(|step| matches!(step, Step::Offload(_))).count();
-                println!("{name}: {moved} tensors are moved; {:?}", measured[1].report);
+                let report = measured[1].report;
+                println!("{name}: {moved} tensors are moved; {report:?}");
+                match report.lanes {
+                    // Where operations are fused none has a time of its own.
+                    None => assert!(fusion && cfg!(feature = "fusion")),
+                    Some(lanes) => {
+                        let copies = lanes.to_host + lanes.from_host;
+                        assert!(!lanes.compute.is_zero() && lanes.compute <= lanes.span, "{lanes:?}");
+                        assert!(lanes.to_host.is_zero() == (moved == 0), "{moved} moved: {lanes:?}");
+                        assert!(lanes.from_host.is_zero() == (moved == 0), "{moved} moved: {lanes:?}");
+                        assert!(lanes.hidden <= copies && copies <= lanes.span * 2, "{lanes:?}");
+                    }
+                }
                 (got, moved)
             });
             let (got, _) = ran.into_iter().find(|(_, moved)| *moved > 0).expect("something is moved");
@@ -239,7 +254,7 @@ fn recorded_steps_are_one_launch_and_the_same() {
             assert_eq!(measured[6].report.reserved, measured[5].report.reserved, "{at}: reserved memory grows");
 
             // It counts as the rest does: where there is no room for it steps run as usual.
-            let bed = Bed { name, device: &device, costs, patience: Duration::from_secs(3) };
+            let bed = Bed { name, device: &device, costs, patience: Duration::from_secs(3), timed: false };
             let least = bed.least(fusion, false);
             let (got, measured, _) = train(&bed.costs, least, true);
             // Fused, bits depend on the plan.

@@ -103,6 +103,21 @@ fn inputs_that_are_given_away_are_freed_after_their_last_use() {
     }
 }
 
+/// Taking times changes nothing of what is computed.
+#[test]
+fn a_timed_step_says_what_its_operations_took() {
+    let _alone = alone();
+    let (want, as_usual, _) = planned("gpt", &small("gpt"), 2, settings(Budget::Unlimited)).unwrap();
+    let (got, measured, _) = planned("gpt", &small("gpt"), 2, settings(Budget::Unlimited).timed(true)).unwrap();
+    assert_same("gpt", Budget::Unlimited, &want, &got);
+    assert!(as_usual.iter().all(|m| m.report.lanes.is_none()));
+    for m in measured {
+        let lanes = m.report.lanes.expect("it was asked for");
+        assert!(!lanes.compute.is_zero() && lanes.compute <= lanes.span && lanes.span <= m.report.ran, "{lanes:?}");
+        assert!((lanes.to_host + lanes.from_host + lanes.hidden).is_zero(), "on the CPU nothing is moved: {lanes:?}");
+    }
+}
+
 #[test]
 fn dropout_draws_the_same_however_often_it_is_computed() {
     let _alone = alone();
@@ -349,8 +364,10 @@ fn slower_by_itself(name: &str, problem: &Problem, options: &Options) -> f64 {
 #[test]
 fn more_budget_is_never_slower() {
     let _alone = alone();
+    // However little time there is for each budget.
+    let hurried = Options { time_limit: std::time::Duration::from_secs(1), ..training() };
     for name in ["unet", "mixer", "fno", "frozen"] {
-        assert_sweep_is_monotone(name, &problem_of(name, None), &training());
+        assert_sweep_is_monotone(name, &problem_of(name, None), &hurried);
     }
 }
 

@@ -28,8 +28,9 @@ use super::recorded::Fixed;
 use super::target::through_dispatch as through_cube_dispatch;
 use super::target::{
     Coming, Interpreter, Local, Place, Seen, Target, Usage, axes_in_memory, filled, handle_of, in_this_process,
-    interpreted, parse_layout,
+    interpreted, parse_layout, settled,
 };
+use super::timing::{Lane, Windows};
 use crate::cost::{Link, OpCost};
 use crate::units::Bytes;
 
@@ -120,6 +121,7 @@ fn inward(
     form: (Shape, DType),
     axes: impl DoubleEndedIterator<Item = usize>,
     device: &CubeDevice,
+    windows: Option<&mut Windows>,
 ) -> Coming<CubeBackend> {
     let (shape, dtype) = form;
     let strides = dense(&shape, axes);
@@ -128,11 +130,20 @@ fn inward(
     let here = marked(&client);
     let mark = INWARD.executes(|| {
         stamp(&client, &here);
-        client.write(&handle, data);
+        timed(device, Lane::FromHost, windows, || client.write(&handle, data));
         marked(&client)
     });
     let tensor = CubeTensor::new(client.clone(), handle, Metadata::new(shape, strides), device.clone(), dtype);
     (handle_of!(dtype, tensor), Some(Landing { client, mark }))
+}
+
+/// Ask something of the current stream and have its time taken, without what the stream waits for before it.
+fn timed<T>(device: &CubeDevice, lane: Lane, windows: Option<&mut Windows>, ask: impl FnOnce() -> T) -> T {
+    let Some(windows) = windows else { return ask() };
+    windows.open::<CubeBackend>(device);
+    let asked = ask();
+    windows.close::<CubeBackend>(device, lane);
+    asked
 }
 
 /// Bytes moved to measure the link.
@@ -224,14 +235,24 @@ impl Target for CubeBackend {
         Ok(fixed.clone())
     }
 
-    fn load(tensor: &HandleKind<Flex>, device: &CubeDevice) -> Result<Coming<Self>, String> {
+    fn load(
+        tensor: &HandleKind<Flex>,
+        device: &CubeDevice,
+        windows: Option<&mut Windows>,
+    ) -> Result<Coming<Self>, String> {
         let data = super::flex::data(tensor);
         let (shape, dtype) = (data.shape().clone(), data.dtype());
         let axes = 0..shape.len();
-        Ok(inward(data.into_bytes(), (shape, dtype), axes, device))
+        Ok(inward(data.into_bytes(), (shape, dtype), axes, device, windows))
     }
 
-    fn to_host(handle: HandleKind<Self>) -> Result<OnHost, String> {
+    fn load_for_good(tensor: &HandleKind<Flex>, device: &CubeDevice) -> Result<HandleKind<Self>, String> {
+        Self::memory_persistent_allocations(device, tensor.clone(), |tensor| {
+            Self::load(&tensor, device, None).map(settled)
+        })
+    }
+
+    fn to_host(handle: HandleKind<Self>, windows: Option<&mut Windows>) -> Result<OnHost, String> {
         let mut source = match handle {
             HandleKind::Float(t) | HandleKind::Int(t) | HandleKind::Bool(t) => t,
             HandleKind::Quantized(_) => return Err("a quantized tensor".into()),
@@ -247,7 +268,7 @@ impl Target for CubeBackend {
         let mark = marked(client);
         let leaving = OUTWARD.executes(|| {
             stamp(client, &mark);
-            client.read_one_tensor_async(copied)
+            timed(&source.device, Lane::ToHost, windows, || client.read_one_tensor_async(copied))
         });
         let (shape, dtype) = (whole, source.dtype);
         Ok(OnHost { leaving: Some(Box::pin(leaving)), _source: Some(source), data: None, shape, dtype, axes })
@@ -257,10 +278,10 @@ impl Target for CubeBackend {
         host.wait()
     }
 
-    fn from_host(mut host: OnHost, device: &CubeDevice) -> Result<Coming<Self>, String> {
+    fn from_host(mut host: OnHost, device: &CubeDevice, windows: Option<&mut Windows>) -> Result<Coming<Self>, String> {
         host.wait()?;
         let data = host.data.take().ok_or("it is not in host memory")?;
-        Ok(inward(data, (host.shape.clone(), host.dtype), host.axes.iter().copied(), device))
+        Ok(inward(data, (host.shape.clone(), host.dtype), host.axes.iter().copied(), device, windows))
     }
 
     fn met(landing: Landing) {
@@ -283,7 +304,7 @@ impl Target for CubeBackend {
             Self::settle(device);
             there.push(start.elapsed());
             let start = Instant::now();
-            let mut host = Self::to_host(tensor).ok()?;
+            let mut host = Self::to_host(tensor, None).ok()?;
             Self::arrived(&mut host).ok()?;
             back.push(start.elapsed());
         }

@@ -7,6 +7,7 @@ use burn_ir::{HandleKind, OperationIr, TensorId, TensorIr, TensorStatus};
 
 use super::random::random_op;
 use super::target::{Interpreter, Target};
+use super::timing::{Lane, Windows};
 use crate::entity::{Entity, EntityMap, OpId, ValueId};
 use crate::error::{Error, Result};
 use crate::graph::trace::{Program, SetStatus, kind_of, panic_message, quietly};
@@ -30,8 +31,8 @@ pub struct Bindings<B: Target> {
 enum Instruction {
     /// The plan's alone: the inputs are there.
     Nothing,
-    /// Run an operation; bit `k` set: its input number `k` is taken over.
-    Run(OpId, u32),
+    /// Run an operation that is ready.
+    Run(u32),
     /// Let go of a tensor.
     Drop(ValueId),
     /// Set a tensor aside in host memory.
@@ -44,6 +45,14 @@ enum Instruction {
     Pause(Marker),
 }
 
+/// What is looked at while steps run.
+pub struct Watch<'a> {
+    /// Called after each step with its index.
+    pub each: &'a mut dyn FnMut(usize),
+    /// Where the time of each operation and each copy is taken, if it is.
+    pub windows: Option<Windows>,
+}
+
 /// What a run of steps has in hand.
 pub struct Frame<B: Target> {
     interpreter: B::Interpreter,
@@ -51,19 +60,46 @@ pub struct Frame<B: Target> {
     on_host: BTreeMap<ValueId, HandleKind<Flex>>,
     /// Copies from host memory that nothing has waited for.
     coming: BTreeMap<ValueId, B::Landing>,
+    /// Where each operation's and copy's time is taken.
+    windows: Option<Windows>,
     next: usize,
+}
+
+/// An operation as some steps of the plan run it.
+#[derive(Clone, Debug)]
+struct Ready {
+    op: OpId,
+    /// With its statuses set: what the plan takes over in place is given away to the backend (`ReadWrite`), everything
+    /// else is only lent, so that the backend cannot reuse a buffer the plan counts on.
+    ir: OperationIr,
+    /// The inputs that it takes over.
+    taken: Box<[ValueId]>,
+    /// Its number among the random ops of the model's own, of a random op.
+    random: Option<OpId>,
+}
+
+impl Ready {
+    /// Bit `k` of `taken` set: its input number `k` is taken over.
+    fn new(op: OpId, ir: &OperationIr, taken: u32, random: Option<OpId>) -> Self {
+        let given = ir.inputs().enumerate().filter(|(k, _)| *k < 32 && taken >> k & 1 == 1);
+        let given: Vec<TensorId> = given.map(|(_, tensor)| tensor.id).collect();
+        let mut ir = ir.clone();
+        ir.visit_mut(&mut SetStatus(|t: &TensorIr| match given.contains(&t.id) {
+            true => TensorStatus::ReadWrite,
+            false => t.status,
+        }));
+        Self { op, ir, taken: given.into_iter().map(|id| ValueId::from_index(id.value() as usize)).collect(), random }
+    }
 }
 
 /// The steps of a plan for a program, ready to run many times.
 #[derive(Clone, Debug)]
 pub struct Executable {
     instructions: Vec<Instruction>,
-    ops: EntityMap<OpId, Box<OperationIr>>,
+    ready: Vec<Ready>,
     tensors: EntityMap<ValueId, TensorIr>,
     /// Steps that wait for a queue's end; none where no step does.
     behind: Vec<bool>,
-    /// Random ops by their numbers among the model's own.
-    random: BTreeMap<OpId, OpId>,
 }
 
 impl Executable {
@@ -107,6 +143,11 @@ impl Executable {
             at: format!("step {step}"),
             why: "it names an op or value that the program does not have".into(),
         };
+        let own = program.ops.iter().filter(|(op, _)| !program.stands_for(*op)).enumerate();
+        let random = own.filter(|(_, (_, ir))| random_op(ir).is_some()).map(|(n, (op, _))| (op, OpId::from_index(n)));
+        let random: BTreeMap<OpId, OpId> = random.collect();
+        let mut ready: Vec<Ready> = Vec::with_capacity(program.ops.len());
+        let mut ways: BTreeMap<(OpId, u32), u32> = BTreeMap::new();
         let mut instructions = Vec::with_capacity(steps.len());
         for (index, step) in steps.enumerate() {
             let step = match step {
@@ -122,7 +163,7 @@ impl Executable {
                     Instruction::Nothing
                 }
                 Step::Compute { op, inplace } => {
-                    program.ops.get(*op).ok_or_else(|| stray(index))?;
+                    let ir = program.ops.get(*op).ok_or_else(|| stray(index))?;
                     if program.stands_for(*op) {
                         instructions.push(program.loaded(*op).map_or(Instruction::Nothing, Instruction::Load));
                         continue;
@@ -130,18 +171,18 @@ impl Executable {
                     // No op with more inputs than bits can work in place; if one could, the backend
                     // would write anew, which is as right and needs more memory.
                     let taken = inplace.iter().filter(|p| p.0 < 32).fold(0, |bits, p| bits | 1 << p.0);
-                    Instruction::Run(*op, taken)
+                    let way = *ways.entry((*op, taken)).or_insert_with(|| {
+                        ready.push(Ready::new(*op, ir, taken, random.get(op).copied()));
+                        ready.len() as u32 - 1
+                    });
+                    Instruction::Run(way)
                 }
                 Step::Drop(v) => Instruction::Drop(value(*v)?),
                 Step::Offload(v) => Instruction::Offload(value(*v)?),
                 Step::Prefetch(v) => Instruction::Prefetch(value(*v)?),
             });
         }
-        let own = program.ops.iter().filter(|(op, _)| !program.stands_for(*op)).enumerate();
-        let random = own.filter(|(_, (_, ir))| random_op(ir).is_some()).map(|(n, (op, _))| (op, OpId::from_index(n)));
-        let random = random.collect();
-        let ops = program.ops.values().cloned().map(Box::new).collect();
-        Ok(Self { instructions, ops, tensors, behind: Vec::new(), random })
+        Ok(Self { instructions, ready, tensors, behind: Vec::new() })
     }
 
     /// On a device that [queues](Target::QUEUES) what is asked of it: have it done before each of these steps.
@@ -153,7 +194,12 @@ impl Executable {
 
     /// Whether any step draws random numbers.
     pub fn draws(&self) -> bool {
-        !self.random.is_empty()
+        self.ready.iter().any(|ready| ready.random.is_some())
+    }
+
+    /// Whether any step brings a tensor of the module from host memory.
+    pub fn brings(&self) -> bool {
+        self.instructions.iter().any(|it| matches!(it, Instruction::Load(_)))
     }
 
     /// Bytes of values.
@@ -167,7 +213,6 @@ impl Executable {
     /// `seed` gives that of a random op
     /// in this training step; the model's own ops are counted, so that the same step draws the same numbers wherever its inputs and
     /// parameters are. What uses a tensor that is being copied waits for the copy.
-    /// `observe` is called after each step with its index.
     ///
     /// # Errors
     /// [`Error::Execution`] naming the op that failed, [`Error::OutOfMemory`] where that is why, or [`Error::Worker`] where
@@ -179,11 +224,13 @@ impl Executable {
         bindings: Bindings<B>,
         seed: impl Fn(OpId) -> u64,
         wanted: &[ValueId],
-        observe: &mut dyn FnMut(usize),
+        watch: &mut Watch<'_>,
     ) -> Result<Vec<HandleKind<B>>> {
         let mut frame = self.begin(device, handlers, bindings.there);
         frame.on_host.extend(bindings.on_host);
-        while self.advance(device, &mut frame, &seed, observe)?.is_some() {}
+        frame.windows = watch.windows.take();
+        while self.advance(device, &mut frame, &seed, watch.each)?.is_some() {}
+        watch.windows = frame.windows.take();
         let outputs = self.fetch(device, &mut frame, wanted)?;
         let end = |why| self.failed::<B>(device, self.instructions.len(), why);
         B::finish(device).map_err(end)?;
@@ -195,7 +242,7 @@ impl Executable {
     pub fn begin<B: Target>(&self, device: &B::Device, handlers: B::Handlers, bindings: Vec<Binding<B>>) -> Frame<B> {
         let interpreter = B::Interpreter::new(device, handlers);
         let (host, on_host, coming) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        let mut frame = Frame { interpreter, host, on_host, coming, next: 0 };
+        let mut frame = Frame { interpreter, host, on_host, coming, windows: None, next: 0 };
         self.bind(&mut frame, bindings);
         frame
     }
@@ -220,7 +267,7 @@ impl Executable {
     ) -> Result<Option<Marker>> {
         let mut at = frame.next;
         let run = quietly(|| -> Result<Option<Marker>, String> {
-            let Frame { interpreter, host, on_host, coming, next } = frame;
+            let Frame { interpreter, host, on_host, coming, windows, next } = frame;
             for (index, instruction) in self.instructions.iter().enumerate().skip(*next) {
                 (at, *next) = (index, index + 1);
                 if self.behind.get(index) == Some(&true) {
@@ -228,22 +275,23 @@ impl Executable {
                 }
                 match *instruction {
                     Instruction::Nothing => {}
-                    Instruction::Run(op, taken) => match random_op(&self.ops[op]) {
-                        None => {
-                            // As a drop does, taking a tensor over waits for its copy to the host.
-                            for v in self.taken(op, taken) {
-                                host.get_mut(&v).map_or(Ok(()), B::arrived)?;
-                            }
-                            if !coming.is_empty() {
-                                let read = self.ops[op].inputs().map(|t| ValueId::from_index(t.id.value() as usize));
-                                read.filter_map(|v| coming.remove(&v)).for_each(B::met);
-                            }
-                            interpreter.run(self.ready(op, taken));
+                    Instruction::Run(way) => {
+                        let Ready { op, ir, taken, random } = &self.ready[way as usize];
+                        // As a drop does, taking a tensor over waits for its copy to the host.
+                        for v in taken {
+                            host.get_mut(v).map_or(Ok(()), B::arrived)?;
                         }
-                        Some(random) => {
-                            interpreter.draw(random, seed(self.random.get(&op).copied().unwrap_or(op)))?;
+                        if !coming.is_empty() {
+                            let read = ir.inputs().map(|t| ValueId::from_index(t.id.value() as usize));
+                            read.filter_map(|v| coming.remove(&v)).for_each(B::met);
                         }
-                    },
+                        windows.iter_mut().for_each(|windows| windows.open::<B>(device));
+                        match random_op(ir) {
+                            None => interpreter.run(ir.clone()),
+                            Some(it) => interpreter.draw(it, seed(random.unwrap_or(*op)))?,
+                        }
+                        windows.iter_mut().for_each(|windows| windows.close::<B>(device, Lane::Compute));
+                    }
                     Instruction::Drop(v) => {
                         host.get_mut(&v).map_or(Ok(()), B::arrived)?;
                         coming.remove(&v).into_iter().for_each(B::met);
@@ -251,17 +299,17 @@ impl Executable {
                     }
                     Instruction::Offload(v) => {
                         coming.remove(&v).into_iter().for_each(B::met);
-                        host.insert(v, B::to_host(interpreter.lend(&self.lent(v)))?);
+                        host.insert(v, B::to_host(interpreter.lend(&self.lent(v)), windows.as_mut())?);
                     }
                     Instruction::Prefetch(v) => {
                         let host = host.remove(&v).ok_or("it is not in host memory")?;
-                        let (tensor, landing) = B::from_host(host, device)?;
+                        let (tensor, landing) = B::from_host(host, device, windows.as_mut())?;
                         interpreter.bind(self.tensors[v].id, tensor);
                         coming.extend(landing.map(|landing| (v, landing)));
                     }
                     Instruction::Load(v) => {
                         let tensor = on_host.get(&v).ok_or("it is not among the tensors in host memory")?;
-                        let (tensor, landing) = B::load(tensor, device)?;
+                        let (tensor, landing) = B::load(tensor, device, windows.as_mut())?;
                         interpreter.bind(self.tensors[v].id, tensor);
                         coming.extend(landing.map(|landing| (v, landing)));
                     }
@@ -271,11 +319,13 @@ impl Executable {
             }
             Ok(None)
         });
-        match run {
-            Ok(Ok(reached)) => Ok(reached),
-            Ok(Err(why)) => Err(self.failed::<B>(device, at, why)),
-            Err(panic) => Err(self.failed::<B>(device, at, panic_message(&*panic))),
-        }
+        let why = match run {
+            Ok(Ok(reached)) => return Ok(reached),
+            Ok(Err(why)) => why,
+            Err(panic) => panic_message(&*panic),
+        };
+        frame.windows.iter_mut().for_each(|windows| windows.abandon::<B>(device));
+        Err(self.failed::<B>(device, at, why))
     }
 
     /// Values as they are now, which stay where they are.
@@ -301,28 +351,6 @@ impl Executable {
         B::failure(device, self.describe(at), why)
     }
 
-    /// An op with its statuses set: what the plan takes over in place is given away to the backend
-    /// (`ReadWrite`), everything else is only lent, so that the backend cannot reuse a buffer the
-    /// plan counts on.
-    fn ready(&self, op: OpId, taken: u32) -> OperationIr {
-        let mut ir = (*self.ops[op]).clone();
-        if taken != 0 {
-            let given: Vec<TensorId> = self.taken(op, taken).map(|v| self.tensors[v].id).collect();
-            ir.visit_mut(&mut SetStatus(|t: &TensorIr| match given.contains(&t.id) {
-                true => TensorStatus::ReadWrite,
-                false => t.status,
-            }));
-        }
-        ir
-    }
-
-    /// The inputs of an op that it takes over.
-    fn taken(&self, op: OpId, taken: u32) -> impl Iterator<Item = ValueId> {
-        let inputs = (taken != 0).then(|| self.ops[op].inputs().enumerate());
-        let given = inputs.into_iter().flatten().filter(move |(k, _)| *k < 32 && taken >> k & 1 == 1);
-        given.map(|(_, tensor)| ValueId::from_index(tensor.id.value() as usize))
-    }
-
     /// A value's tensor, to be read and left where it is.
     fn lent(&self, v: ValueId) -> TensorIr {
         TensorIr { status: TensorStatus::ReadOnly, ..self.tensors[v].clone() }
@@ -332,7 +360,10 @@ impl Executable {
         match self.instructions.get(index) {
             None => "its end".to_owned(),
             Some(Instruction::Nothing) => format!("step {index}, inputs"),
-            Some(Instruction::Run(op, _)) => format!("step {index}, {op} ({})", kind_of(&self.ops[*op])),
+            Some(Instruction::Run(way)) => {
+                let Ready { op, ir, .. } = &self.ready[*way as usize];
+                format!("step {index}, {op} ({})", kind_of(ir))
+            }
             Some(Instruction::Drop(v)) => format!("step {index}, drop {v}"),
             Some(Instruction::Offload(v)) => format!("step {index}, offload {v}"),
             Some(Instruction::Prefetch(v)) => format!("step {index}, prefetch {v}"),

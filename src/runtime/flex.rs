@@ -13,6 +13,7 @@ use super::target::{
     Coming, Interpreter, Local, Place, Seen, Target, Usage, axes_in_memory, filled, handle_of, in_this_process,
     interpreted, parse_layout, through_dispatch, undone,
 };
+use super::timing::Windows;
 use crate::alloc;
 use crate::cost::{Link, OpCost};
 use crate::units::Bytes;
@@ -54,11 +55,11 @@ impl Target for Flex {
         handle_of!(tensor.dtype(), tensor)
     }
 
-    fn to_host(handle: HandleKind<Self>) -> Result<Self::Host, String> {
+    fn to_host(handle: HandleKind<Self>, _: Option<&mut Windows>) -> Result<Self::Host, String> {
         Ok(handle)
     }
 
-    fn from_host(host: Self::Host, _: &FlexDevice) -> Result<Coming<Self>, String> {
+    fn from_host(host: Self::Host, _: &FlexDevice, _: Option<&mut Windows>) -> Result<Coming<Self>, String> {
         Ok((host, None))
     }
 

@@ -21,6 +21,7 @@ use burn_router::{CustomOpRegistry, TensorInterpreter};
 use super::probe::{Bench, Laid, beside};
 use super::random::{self, random_op};
 use super::target::{Coming, Interpreter, Overseer, Seen, Target, Usage, handle_of, through_dispatch};
+use super::timing::Windows;
 use crate::cost::{Link, OpCost};
 use crate::graph::trace::{panic_message, quietly};
 use crate::units::Bytes;
@@ -285,21 +286,29 @@ impl Target for Fused {
         in_queue(fixed.clone())
     }
 
-    fn load(tensor: &HandleKind<Flex>, device: &CubeDevice) -> Result<Coming<Self>, String> {
-        let (handle, landing) = CubeBackend::load(tensor, device)?;
+    fn load(
+        tensor: &HandleKind<Flex>,
+        device: &CubeDevice,
+        windows: Option<&mut Windows>,
+    ) -> Result<Coming<Self>, String> {
+        let (handle, landing) = CubeBackend::load(tensor, device, windows)?;
         Ok((in_queue(handle)?, landing))
     }
 
-    fn to_host(handle: HandleKind<Self>) -> Result<Self::Host, String> {
-        CubeBackend::to_host(resolved(handle)?)
+    fn load_for_good(tensor: &HandleKind<Flex>, device: &CubeDevice) -> Result<HandleKind<Self>, String> {
+        in_queue(CubeBackend::load_for_good(tensor, device)?)
+    }
+
+    fn to_host(handle: HandleKind<Self>, windows: Option<&mut Windows>) -> Result<Self::Host, String> {
+        CubeBackend::to_host(resolved(handle)?, windows)
     }
 
     fn arrived(host: &mut Self::Host) -> Result<(), String> {
         CubeBackend::arrived(host)
     }
 
-    fn from_host(host: Self::Host, device: &CubeDevice) -> Result<Coming<Self>, String> {
-        let (handle, landing) = CubeBackend::from_host(host, device)?;
+    fn from_host(host: Self::Host, device: &CubeDevice, windows: Option<&mut Windows>) -> Result<Coming<Self>, String> {
+        let (handle, landing) = CubeBackend::from_host(host, device, windows)?;
         Ok((in_queue(handle)?, landing))
     }
 

@@ -16,13 +16,14 @@ mod recorded;
 #[cfg(feature = "remote")]
 pub mod remote;
 mod target;
+mod timing;
 
-pub use executor::{Binding, Bindings, Executable, Frame};
+pub use executor::{Binding, Bindings, Executable, Frame, Watch};
 #[cfg(feature = "fusion")]
 pub use fused::{Fused, watch};
 pub use pipeline::{Batch, ChunkProgram, Did, Made, Workers, added, mean};
 pub use probe::OpProbe;
 pub(crate) use random::seed_of;
 pub use recorded::{Fixed, Inlet, Recorded};
-pub(crate) use target::settled;
 pub use target::{Coming, Interpreter, Local, Overseer, Place, Seen, Target, Usage};
+pub use timing::{Lane, Lanes, Windows};

@@ -11,6 +11,7 @@ use burn_ir::{BackendIr, HandleKind, OperationIr, RandomOpIr, TensorId, TensorIr
 use burn_router::CustomOpRegistry;
 
 use super::recorded::Fixed;
+use super::timing::Windows;
 use crate::alloc;
 use crate::cost::{Link, OpCost};
 use crate::error::Error;
@@ -182,14 +183,22 @@ pub trait Target: Backend + Debug {
     ///
     /// # Errors
     /// Why there cannot be one.
-    fn load(tensor: &HandleKind<Flex>, device: &Self::Device) -> Result<Coming<Self>, String> {
+    fn load(tensor: &HandleKind<Flex>, device: &Self::Device, _: Option<&mut Windows>) -> Result<Coming<Self>, String> {
         Ok((Self::of_data(super::flex::data(tensor), device), None))
     }
-    /// Begin to copy a tensor to host memory; it comes back with its axes in the same order in memory. What it lies in may be overwritten once it has [`arrived`](Self::arrived).
+    /// Bring a tensor that stays: in memory of just its size, beside the pools that serve what comes and goes.
+    ///
+    /// # Errors
+    /// Those of [`load`](Self::load).
+    fn load_for_good(tensor: &HandleKind<Flex>, device: &Self::Device) -> Result<HandleKind<Self>, String> {
+        Self::load(tensor, device, None).map(settled)
+    }
+    /// Begin to copy a tensor to host memory; it comes back with its axes in the same order in memory. What it lies in may be
+    /// overwritten once it has [`arrived`](Self::arrived). Its time is taken for `windows`.
     ///
     /// # Errors
     /// What went wrong on the device, of this or of earlier work.
-    fn to_host(handle: HandleKind<Self>) -> Result<Self::Host, String>;
+    fn to_host(handle: HandleKind<Self>, windows: Option<&mut Windows>) -> Result<Self::Host, String>;
     /// Wait until it is there.
     ///
     /// # Errors
@@ -201,7 +210,11 @@ pub trait Target: Backend + Debug {
     ///
     /// # Errors
     /// Why it is not there.
-    fn from_host(host: Self::Host, device: &Self::Device) -> Result<Coming<Self>, String>;
+    fn from_host(
+        host: Self::Host,
+        device: &Self::Device,
+        windows: Option<&mut Windows>,
+    ) -> Result<Coming<Self>, String>;
     /// Have all that is asked of the device from now on wait for a copy.
     fn met(_: Self::Landing) {}
     /// A copy of a tensor in the memory of a device; the tensor itself where it is there already.
@@ -211,7 +224,7 @@ pub trait Target: Backend + Debug {
     fn transfer(handle: &HandleKind<Self>, to: &Self::Device) -> Result<HandleKind<Self>, String> {
         match Self::device_of(handle) == *to {
             true => Ok(handle.clone()),
-            false => Ok(settled(Self::from_host(Self::to_host(handle.clone())?, to)?)),
+            false => Ok(settled(Self::from_host(Self::to_host(handle.clone(), None)?, to, None)?)),
         }
     }
     /// How fast tensors move to host memory and back, measured now; `None` where they lie in host

@@ -29,7 +29,7 @@ use crate::graph::trace::{
     Forward, Place, Program, StepOutput, Tensors, model_device, panic_message, quietly, trace, trace_at,
 };
 use crate::plan::Plan;
-use crate::runtime::{Local, Overseer, Target, Usage, settled};
+use crate::runtime::{Lanes, Local, Overseer, Target, Usage, Watch, Windows};
 use crate::units::{Budget, Bytes};
 use binding::{Home, Inputs, ModuleState};
 use engine::Engine;
@@ -110,6 +110,8 @@ struct Shared {
     /// What is recorded of steps: [`Recordings`] of the module's backend.
     recordings: Mutex<Option<Box<dyn Any + Send>>>,
     one_launch: Mutex<OneLaunch>,
+    /// What the device's pools held when they last had to give back what they did not use.
+    tidied: std::sync::atomic::AtomicU64,
 }
 
 /// Tensors of a module in host memory, by their number in it: as they are there, and on the device.
@@ -120,9 +122,12 @@ impl Shared {
         let planner = Mutex::new(Planner::new());
         let (latest, kept, recordings) = (Mutex::new(None), Mutex::new(None), Mutex::new(None));
         let one_launch = Mutex::new(OneLaunch::Not);
-        Self { settings, planner, latest, steps: 0.into(), pipeline, kept, recordings, one_launch }
+        Self { settings, planner, latest, steps: 0.into(), pipeline, kept, recordings, one_launch, tidied: 0.into() }
     }
 }
+
+/// Pools that hold more than so many times what a step needs are told to give back what they do not use.
+const RESERVED: u64 = 2;
 
 /// What the executor says of a run.
 struct Measured {
@@ -130,6 +135,7 @@ struct Measured {
     reserved: Option<Bytes>,
     ran: Duration,
     one_launch: bool,
+    lanes: Option<Lanes>,
 }
 
 impl Shared {
@@ -155,21 +161,30 @@ impl Shared {
         // Constants are counted with what is there before.
         let gauge = Gauge::<B>::new(&device);
         let (settings, sample) = (&self.settings, || gauge.sample());
+        // Where operations wait in a queue to be fused none has a time of its own.
+        let mut windows = (settings.timed && !B::QUEUES && !replay).then(Windows::begin);
         let results = match &mut recordings {
             None => {
                 let mut observe = observe;
-                entry.run(settings, &device, bindings, number, &mut |step| {
+                let each = &mut |step| {
                     sample();
                     observe.as_mut().into_iter().for_each(|observe| observe(step));
-                })
+                };
+                let mut watch = Watch { each, windows: windows.take() };
+                let results = entry.run(settings, &device, bindings, number, &mut watch);
+                windows = watch.windows;
+                results
             }
             Some(recordings) if replay => recordings.replay(entry, &device, &bindings.there).inspect(|_| sample()),
             Some(recordings) => recordings.run(entry, &device, bindings, &sample, &mut |bindings, each| {
-                entry.run(settings, &device, bindings, number, &mut |_| each())
+                let mut watch = Watch { each: &mut |_| each(), windows: None };
+                entry.run(settings, &device, bindings, number, &mut watch)
             }),
         };
+        let lanes = windows.map(Windows::lanes);
         let ran = start.elapsed();
         gauge.end();
+        self.tidy::<B>(&device, entry.planned_peak + recorded, gauge.reserved.get());
         let peak = gauge.peak().map(|peak| peak + resident + recorded);
         if let Err(Error::OutOfMemory { .. }) = &results {
             recordings.iter_mut().for_each(|recordings| recordings.give_up("the device ran out of memory"));
@@ -178,7 +193,19 @@ impl Shared {
             }
         }
         *lock(&self.one_launch) = recordings.map_or(OneLaunch::Not, |recordings| recordings.state(entry));
-        Ok((results?, Measured { peak, reserved: gauge.reserved.get(), ran, one_launch: replay }))
+        Ok((results?, Measured { peak, reserved: gauge.reserved.get(), ran, one_launch: replay, lanes }))
+    }
+
+    /// Have the device's pools give back what they do not use, where they hold much more than a step needs: what measuring and
+    /// other plans left there. Pages that are cut up into tensors are not all given back, so it is not tried again until the
+    /// pools have grown since.
+    fn tidy<B: Target>(&self, device: &B::Device, needed: Bytes, reserved: Option<Bytes>) {
+        let Some(reserved) = reserved.filter(|reserved| reserved.get() / RESERVED > needed.get()) else { return };
+        let tidied = self.tidied.load(std::sync::atomic::Ordering::Relaxed);
+        if reserved.get() > tidied + tidied / 8 {
+            self.tidied.store(reserved.get(), std::sync::atomic::Ordering::Relaxed);
+            B::memory_cleanup(device);
+        }
     }
 
     /// What a run counts on being on the device for good, of a module in host memory: brought there once, and again
@@ -203,8 +230,8 @@ impl Shared {
         for &index in &entry.kept {
             let tensor = &state.on_host.get(index).ok_or_else(|| internal("a tensor to keep is gone"))?.handle;
             if let std::collections::btree_map::Entry::Vacant(place) = held.entry(index) {
-                let copy = quietly(|| B::load(tensor, device).map(settled))
-                    .unwrap_or_else(|panic| Err(panic_message(&*panic)));
+                let copy =
+                    quietly(|| B::load_for_good(tensor, device)).unwrap_or_else(|panic| Err(panic_message(&*panic)));
                 let copy = copy.map_err(|why| B::failure(device, "bringing parameters".into(), why))?;
                 place.insert((tensor.clone(), copy));
             }
@@ -256,14 +283,18 @@ pub struct StepReport {
     /// devices by the worker's counting allocator. What other threads allocate counts too.
     pub measured_peak: Option<Bytes>,
     /// The most that the device's pools held while the step ran, in use or for reuse; `None` on the
-    /// CPU, which has no pools.
+    /// CPU, which has no pools. Where that is more than twice the planned peak they give back after the step what they do not use.
     pub reserved: Option<Bytes>,
-    /// How long the step ran, without tracing and planning.
+    /// How long the step ran, without tracing and planning. A device that works behind the program's back may not be done
+    /// by then: there it is how long it took to ask for everything.
     pub ran: Duration,
     /// How long tracing and planning took; near zero when the plan was at hand.
     pub planned: Duration,
     /// Whether it was [one launch](Settings::one_launch).
     pub one_launch: bool,
+    /// How long operations and copies took, and how much of the copies' time was hidden behind operations, where the settings [ask
+    /// for it](Settings::timed).
+    pub lanes: Option<Lanes>,
 }
 
 impl<M: Module> Rematerialize<M> {
@@ -421,6 +452,7 @@ impl<M: Module> Rematerialize<M> {
             ran: measured.ran,
             planned,
             one_launch: measured.one_launch,
+            lanes: measured.lanes,
         };
         Ok(Trained { loss, output, grads, report, pipeline: None })
     }

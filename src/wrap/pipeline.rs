@@ -339,6 +339,7 @@ impl<M: Module> Rematerialize<M> {
             ran: ran.took,
             planned,
             one_launch: false,
+            lanes: None,
         };
         Ok(Trained { loss, output, grads, report: step, pipeline: Some(report) })
     }

@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::graph::trace::{Ends, Program, StepOutput, Tensors, Traced};
 use crate::graph::{Fingerprint, Fnv, Graph, Replay};
 use crate::plan::{Plan, Step, early, queue_ends, simulate};
-use crate::runtime::{Bindings, Executable, OpProbe, Target, seed_of};
+use crate::runtime::{Bindings, Executable, OpProbe, Target, Watch, seed_of};
 use crate::solver;
 use crate::units::{Budget, Bytes};
 
@@ -39,8 +39,6 @@ pub(super) struct Entry {
     pub kept: Vec<usize>,
     /// Name of the program with its scalars.
     fingerprint: Fingerprint,
-    /// Whether it brings tensors from host memory.
-    brings: bool,
     executable: Executable,
     results: Vec<ValueId>,
     loss: Template,
@@ -140,11 +138,12 @@ impl Entry {
         device: &B::Device,
         bindings: Bindings<B>,
         number: u64,
-        observe: &mut dyn FnMut(usize),
+        watch: &mut Watch<'_>,
     ) -> Result<Vec<HandleKind<B>>> {
         room_on_host(self.host_peak)?;
         let seed = |op| seed_of(settings.seed, number, op);
-        self.executable.run::<B>(device, settings.handlers::<B>(), bindings, seed, &self.results, observe)
+        let handlers = settings.handlers::<B>();
+        self.executable.run::<B>(device, handlers, bindings, seed, &self.results, watch)
     }
 
     /// Why one step of this kind cannot stand for the next, if so.
@@ -153,7 +152,7 @@ impl Entry {
         match () {
             () if self.executable.draws() => Some("it has random ops, which draw other numbers in every step"),
             () if self.plan.steps.iter().any(moves) => Some("its plan moves tensors to the host and back"),
-            () if self.brings => Some("it brings parameters from host memory"),
+            () if self.executable.brings() => Some("it brings parameters from host memory"),
             () => None,
         }
     }
@@ -392,8 +391,7 @@ impl Planner {
             _ => Self::plan(settings, &problem, &budget)?,
         };
         let loads = |op| program.loaded(op).is_some();
-        let brings = program.ops.keys().any(loads);
-        if brings {
+        if program.ops.keys().any(loads) {
             plan.steps = early(&problem, &plan.steps, plan.budget, &loads)?;
             plan.predicted.peak = simulate(&problem, &plan.steps)?.peak;
         }
@@ -412,7 +410,6 @@ impl Planner {
             plan,
             host_peak,
             kept,
-            brings,
             fingerprint,
             executable,
             loss: traced.loss,

@@ -52,6 +52,7 @@ pub struct Settings {
     pub(super) quiet: bool,
     pub(super) fusion: bool,
     pub(super) one_launch: bool,
+    pub(super) timed: bool,
     custom_ops: CustomOps<Flex>,
     #[cfg(feature = "cubecl")]
     cube_custom_ops: CustomOps<CubeBackend>,
@@ -77,6 +78,7 @@ impl Settings {
             quiet: false,
             fusion: true,
             one_launch: false,
+            timed: false,
             custom_ops: Arc::new(|_| {}),
             #[cfg(feature = "cubecl")]
             cube_custom_ops: Arc::new(|_| {}),
@@ -188,6 +190,15 @@ impl Settings {
     /// says what came of it. Default: no.
     pub fn one_launch(mut self, record: bool) -> Self {
         self.one_launch = record;
+        self
+    }
+
+    /// Whether the time of every operation and every copy to host memory and back is taken, by the device's clock where it has one:
+    /// [`StepReport::lanes`](super::StepReport::lanes). A step then waits for its device at its end, and taking times takes some, so this is for looking
+    /// at how a plan runs, not for training. Times are not taken where Burn [fuses](Self::fusion) operations, of steps that are [one
+    /// launch](Self::one_launch), and in pipelines. Default: no.
+    pub fn timed(mut self, timed: bool) -> Self {
+        self.timed = timed;
         self
     }
 

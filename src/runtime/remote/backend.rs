@@ -29,6 +29,7 @@ use crate::runtime::target::through_dispatch as through_remote_dispatch;
 use crate::runtime::target::{
     Coming, Interpreter, Seen, Target, Usage, axes_in_memory, handle_of, parse_layout, undone,
 };
+use crate::runtime::timing::Windows;
 use crate::units::Bytes;
 
 /// Burn's remote backend without the queue that its feature `fusion` puts before it.
@@ -200,7 +201,7 @@ impl Target for Router {
         Ok(layouts.into_iter().map(|layout| Seen { layout, holders: None }).collect())
     }
 
-    fn to_host(handle: HandleKind<Self>) -> Result<Read, String> {
+    fn to_host(handle: HandleKind<Self>, _: Option<&mut Windows>) -> Result<Read, String> {
         let seen = match Self::form(&handle).0.num_dims() {
             0 | 1 => None,
             _ => Self::look(std::slice::from_ref(&handle))?.pop().and_then(|seen| seen.layout),
@@ -211,7 +212,7 @@ impl Target for Router {
         Ok(Read { data, axes })
     }
 
-    fn from_host(host: Read, device: &RemoteDevice) -> Result<Coming<Self>, String> {
+    fn from_host(host: Read, device: &RemoteDevice, _: Option<&mut Windows>) -> Result<Coming<Self>, String> {
         let handle = Self::of_data(host.data, device);
         Ok((host.axes.iter().fold(handle, |handle, axes| permuted(handle, &undone(axes))), None))
     }

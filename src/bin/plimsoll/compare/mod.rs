@@ -32,7 +32,8 @@ pub struct Args {
     /// A way to train, at least two, the first being what the others are compared with: plain (plain Burn), checkpoint
     /// (Burn's own gradient checkpointing), BUDGET or BUDGET@SOLVER (50%, 2GiB@rotor, unlimited), plan:FILE; after a budget,
     /// +offload to move activations to the host too, +unfused to keep Burn from fusing operations, +one-launch to have the
-    /// device record the step and replay it
+    /// device record the step and replay it, +timed to have it say how long operations and copies take, and how much
+    /// of the copies' time operations hide
     #[arg(long = "variant", value_name = "VARIANT", allow_hyphen_values = true)]
     variants: Vec<String>,
     /// A setting of the model, `key=value`; may be given more than once

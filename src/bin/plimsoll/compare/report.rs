@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::Args;
 use crate::output;
-use crate::worker::Ran;
+use crate::worker::{Ran, Timed, median_ns};
 
 /// What differs from one repetition to the next.
 const VARIED: [&str; 4] = ["initial values", "data", "process", "order of runs"];
@@ -56,8 +56,14 @@ struct Row {
     differs: Option<String>,
     /// What its plan promised: the peak of a step, which is not that of the process.
     planned_peak: Option<u64>,
+    /// What its plan promised: the time of a step, in nanoseconds. On the CPU that is without what wrapping a step takes.
+    planned_time: Option<f64>,
+    /// Median nanoseconds in which the executor asked for one step of the plan; on the CPU that is doing it.
+    asked_per_step: Option<f64>,
     /// Median seconds of tracing, measuring and planning.
     plan_seconds: Option<f64>,
+    /// Of a timed variant, what operations and copies took, in nanoseconds a step, in the median run.
+    lanes: Option<Timed>,
 }
 
 impl Row {
@@ -93,7 +99,10 @@ impl Row {
             peak_ratio: peak(mine).zip(peak(first)).map(|(mine, first)| mine / first),
             differs: differs(first, mine),
             planned_peak: over_plans(|plan| plan.planned_peak as f64).map(|peak| peak as u64),
+            planned_time: over_plans(|plan| plan.predicted_ns as f64),
+            asked_per_step: over_plans(|plan| median_ns(&plan.asked_ns) / plan.steps.max(1) as f64),
             plan_seconds: over_plans(|plan| plan.plan_seconds),
+            lanes: timed(mine),
         }
     }
 
@@ -117,6 +126,13 @@ impl Row {
             unless_first(self.peak_ratio.map_or("-".into(), ratio)),
         ]
     }
+}
+
+/// Of the run whose steps took the median time of all that were timed.
+fn timed(runs: &[Ran]) -> Option<Timed> {
+    let mut timed: Vec<Timed> = runs.iter().filter_map(|run| run.plan.as_ref()?.lanes).collect();
+    timed.sort_by_key(|lanes| lanes.span);
+    timed.get(timed.len() / 2).copied()
 }
 
 const HEADER: [&str; 9] =
@@ -160,6 +176,22 @@ impl Report {
                     head.push(("results", format!("DIFFERENT: {} from {first} in {at}", row.variant)));
                 }
             }
+        }
+        for row in &self.variants {
+            let Some(lanes) = row.lanes else { continue };
+            let copies = lanes.to_host + lanes.from_host;
+            let hidden = match copies {
+                0 => "no copies".to_owned(),
+                _ => format!(
+                    "copies {} to the host and {} back, {:.1} % of that while operations ran",
+                    Nanos(lanes.to_host),
+                    Nanos(lanes.from_host),
+                    100.0 * lanes.hidden as f64 / copies as f64
+                ),
+            };
+            let line =
+                format!("{}: operations {} of {}, {hidden}", row.variant, Nanos(lanes.compute), Nanos(lanes.span));
+            head.push(("timed", line));
         }
         if self.random {
             let why = "the model draws random numbers (dropout), and a plan's are not plain Burn's, by design: \

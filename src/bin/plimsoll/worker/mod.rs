@@ -6,8 +6,9 @@ mod train;
 mod variant;
 
 use std::process::Command;
+use std::time::Duration;
 
-use plimsoll::{Bytes, Error, Result};
+use plimsoll::{Bytes, Error, Lanes, Result};
 use serde::{Deserialize, Serialize};
 
 pub use train::draws;
@@ -106,14 +107,53 @@ pub struct Planned {
     pub measured_peak: Option<u64>,
     /// The predicted time of a step, the sum of its ops measured one by one.
     pub predicted_ns: u64,
-    /// The measured time of each measured step, by the executor.
+    /// The measured time of each measured step: by the executor on the CPU; elsewhere that of the whole step, until the
+    /// device has caught up.
     pub ran_ns: Vec<u64>,
+    /// How long the executor took to ask for everything in each of them.
+    pub asked_ns: Vec<u64>,
+    /// How many operations and other steps that was.
+    pub steps: usize,
+    /// Of a timed step, what operations and copies took.
+    pub lanes: Option<Timed>,
     /// Predicted with everything kept.
     pub baseline_peak: u64,
     /// Predicted with everything kept.
     pub baseline_ns: u64,
     /// Tracing, measuring ops and planning, in seconds.
     pub plan_seconds: f64,
+}
+
+/// What operations and copies took, in nanoseconds a step on average.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Timed {
+    /// From the beginning of the first to the end of the last.
+    pub span: u64,
+    /// Operations.
+    pub compute: u64,
+    /// Copies to the host's memory.
+    pub to_host: u64,
+    /// Copies from there.
+    pub from_host: u64,
+    /// Of all copies, while an operation ran.
+    pub hidden: u64,
+}
+
+impl Timed {
+    /// The average of steps; `None` where there is none.
+    pub fn mean(steps: &[Lanes]) -> Option<Self> {
+        let mean = |of: fn(&Lanes) -> Duration| {
+            let all: u128 = steps.iter().map(|lanes| of(lanes).as_nanos()).sum();
+            all.checked_div(steps.len() as u128).map(|mean| mean as u64)
+        };
+        Some(Self {
+            span: mean(|lanes| lanes.span)?,
+            compute: mean(|lanes| lanes.compute)?,
+            to_host: mean(|lanes| lanes.to_host)?,
+            from_host: mean(|lanes| lanes.from_host)?,
+            hidden: mean(|lanes| lanes.hidden)?,
+        })
+    }
 }
 
 impl Ran {

@@ -11,7 +11,7 @@ use plimsoll::stats::Draw;
 use plimsoll::zoo::{self, ZooModel, ZooVisitor};
 use plimsoll::{Budget, Bytes, Error, OneLaunch, Rematerialize, Result, Settings, StepReport, alloc};
 
-use super::{Planned, Ran, Task, Variant};
+use super::{Planned, Ran, Task, Timed, Variant};
 use crate::hash::Hash;
 
 /// Of the AdamW that updates the parameters between steps.
@@ -92,12 +92,16 @@ impl ZooVisitor for Run<'_> {
         if let Some(plan) = model.latest_plan() {
             let predicted = &plan.predicted;
             let measured = &reports[self.task.warmup..];
+            let asked_ns: Vec<u64> = measured.iter().map(|r| r.ran.as_nanos() as u64).collect();
             ran.plan = Some(Planned {
                 budget: reports.first().map_or(plan.budget, |r| r.budget).get(),
                 planned_peak: reports.iter().map(|r| r.planned_peak.get()).max().unwrap_or(0),
                 measured_peak: measured.iter().filter_map(|r| r.measured_peak).max().map(Bytes::get),
                 predicted_ns: predicted.time.get(),
-                ran_ns: measured.iter().map(|r| r.ran.as_nanos() as u64).collect(),
+                ran_ns: if self.task.device == "flex" { asked_ns.clone() } else { ran.step_ns.clone() },
+                asked_ns,
+                steps: plan.steps.len(),
+                lanes: Timed::mean(&measured.iter().filter_map(|r| r.lanes).collect::<Vec<_>>()),
                 baseline_peak: predicted.baseline_peak.get(),
                 baseline_ns: predicted.baseline_time.get(),
                 plan_seconds: reports.iter().map(|r| r.planned.as_secs_f64()).sum(),

@@ -16,6 +16,8 @@ pub struct How {
     unfused: bool,
     /// Steps that the device can record are one launch.
     one_launch: bool,
+    /// The device's clock says how long operations and copies take.
+    timed: bool,
 }
 
 impl How {
@@ -25,6 +27,7 @@ impl How {
             "offload" => self.offload = true,
             "unfused" => self.unfused = true,
             "one-launch" => self.one_launch = true,
+            "timed" => self.timed = true,
             _ => return false,
         }
         true
@@ -35,7 +38,8 @@ impl fmt::Display for How {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.offload { "+offload" } else { "" })?;
         f.write_str(if self.unfused { "+unfused" } else { "" })?;
-        f.write_str(if self.one_launch { "+one-launch" } else { "" })
+        f.write_str(if self.one_launch { "+one-launch" } else { "" })?;
+        f.write_str(if self.timed { "+timed" } else { "" })
     }
 }
 
@@ -53,8 +57,8 @@ pub enum Variant {
 }
 
 impl Variant {
-    /// Parse `plain`, `checkpoint`, `plan:FILE`, `BUDGET` or `BUDGET@SOLVER`, the last two with `+offload`, `+unfused` or `+one-launch`
-    /// after them. What can be known to be wrong before anything runs is refused here.
+    /// Parse `plain`, `checkpoint`, `plan:FILE`, `BUDGET` or `BUDGET@SOLVER`, the last two with `+offload`, `+unfused`, `+one-launch`
+    /// or `+timed` after them. What can be known to be wrong before anything runs is refused here.
     pub fn parse(text: &str) -> Result<Self> {
         match text.trim() {
             "plain" => return Ok(Self::Plain),
@@ -79,7 +83,7 @@ impl Variant {
             return Err(Error::InvalidSetting {
                 name: format!("--variant {text}"),
                 why: "write plain, checkpoint, plan:FILE, a budget (50%, 2GiB, unlimited) or BUDGET@SOLVER, with +offload, \
-                      +unfused or +one-launch after it"
+                      +unfused, +one-launch or +timed after it"
                     .into(),
             });
         }
@@ -94,7 +98,7 @@ impl Variant {
             Self::Budget(budget, solver, how) => {
                 let host = if how.offload { Bytes(1 << 40) } else { Bytes::ZERO };
                 let settings = Settings::new(*budget).solver(solver).host_memory(host);
-                settings.fusion(!how.unfused).one_launch(how.one_launch)
+                settings.fusion(!how.unfused).one_launch(how.one_launch).timed(how.timed)
             }
             Self::Plan(file) => Settings::new(Budget::Unlimited).plan(Plan::load(Path::new(file))?),
         };
