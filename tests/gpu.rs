@@ -207,8 +207,7 @@ fn offloaded_activations_come_back_as_they_were() {
                     Some(lanes) => {
                         let copies = lanes.to_host + lanes.from_host;
                         assert!(!lanes.compute.is_zero() && lanes.compute <= lanes.span, "{lanes:?}");
-                        assert!(lanes.to_host.is_zero() == (moved == 0), "{moved} moved: {lanes:?}");
-                        assert!(lanes.from_host.is_zero() == (moved == 0), "{moved} moved: {lanes:?}");
+                        // WebGPU's clock sees kernels and not copies.
                         assert!(lanes.hidden <= copies && copies <= lanes.span * 2, "{lanes:?}");
                     }
                 }
@@ -282,9 +281,9 @@ fn what_comes_back_from_the_host_lies_as_it_did() {
         let want = common::data_of(tensor.clone());
         let handle = Fused::float_in(tensor).unwrap();
         let on = Fused::device_of(&handle);
-        let mut host = Fused::to_host(handle).unwrap();
+        let mut host = Fused::to_host(handle, None).unwrap();
         Fused::arrived(&mut host).unwrap();
-        let (back, landing) = Fused::from_host(host, &on).unwrap();
+        let (back, landing) = Fused::from_host(host, &on, None).unwrap();
         landing.into_iter().for_each(Fused::met);
         let seen = Fused::look(std::slice::from_ref(&back)).unwrap();
         assert_eq!(seen[0].layout.as_deref().unwrap_or_default(), lies);
@@ -418,6 +417,28 @@ fn reserved_memory_does_not_creep() {
     let after = |steps: usize| reserved[steps - 1];
     println!("reserved after {:?}", [1, 10, 50, 100, 200, 300, 400, 500].map(|n| (n, after(n))));
     assert_eq!(after(500), after(250));
+}
+
+/// Where tensors are large beside the pages that pools are made of, pools hold little more than a step needs, whatever measuring
+/// and planning left there.
+#[test]
+fn pools_hold_little_more_than_a_step_needs() {
+    let _alone = alone();
+    let Some(device) = device() else { return };
+    let large =
+        zoo::Settings::tiny("gpt").unwrap().set("layers", 1).set("width", 128).set("sequence", 64).set("batch", 32);
+    for budget in [Budget::Unlimited, Budget::percent(75.0)] {
+        for fusion in [false, true] {
+            let planned = Planned { steps: 4, settings: settings(budget).fusion(fusion) };
+            let (_, measured, _) = zoo::with_model("gpt", &large, &device, 7, planned).unwrap().unwrap();
+            for m in &measured {
+                let (needed, reserved) = (m.report.planned_peak, m.report.reserved.unwrap());
+                println!("{budget}, fusion {fusion}: {needed} planned, {reserved} reserved");
+            }
+            let last = measured.last().unwrap().report;
+            assert!(last.reserved.unwrap().get() <= 2 * last.planned_peak.get(), "{last:?}");
+        }
+    }
 }
 
 #[test]

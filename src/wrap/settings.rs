@@ -196,7 +196,7 @@ impl Settings {
     /// Whether the time of every operation and every copy to host memory and back is taken, by the device's clock where it has one:
     /// [`StepReport::lanes`](super::StepReport::lanes). A step then waits for its device at its end, and taking times takes some, so this is for looking
     /// at how a plan runs, not for training. Times are not taken where Burn [fuses](Self::fusion) operations, of steps that are [one
-    /// launch](Self::one_launch), and in pipelines. Default: no.
+    /// launch](Self::one_launch), and in pipelines; WebGPU's clock sees kernels and no copies. Default: no.
     pub fn timed(mut self, timed: bool) -> Self {
         self.timed = timed;
         self
