@@ -27,7 +27,7 @@ const PATIENCE: usize = 3;
 /// Orders tried at a time in large graphs.
 const FEW: usize = 4;
 /// Hundredths of the room to keep something in, and pieces in which the rest is made again, for orders to begin with.
-const GRADED: [(u64, u64); 6] = [(94, 16), (92, 24), (96, 12), (90, 32), (98, 8), (100, 6)];
+const GRADED: [(u64, u64); 6] = [(94, 16), (92, 24), (98, 8), (96, 12), (90, 32), (100, 6)];
 /// Positions evaluated by a whole search when no node limit is given: about two seconds on two
 /// cores, however large the graph.
 const WORK: u64 = 130_000_000;

@@ -516,7 +516,7 @@ mod tests {
     fn pieces_are_made_again_by_themselves() {
         let mut lower_peaks = 0;
         each(|model, boundary, name| {
-            let budget = model.resident + boundary.crossing / 4;
+            let budget = model.resident + boundary.crossing / 50;
             let (_, rich, poor) = boundary.solve(budget);
             let cut = poor.or(rich).expect("a cut");
             let base = model.keep_all();
