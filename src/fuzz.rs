@@ -195,6 +195,74 @@ pub fn layered(seed: u64, layers: usize, width: usize) -> Problem {
         .expect("sums are small")
 }
 
+/// The training step of a recurrence that goes through a sequence in both directions, recorded in turns in the backward part. The
+/// gradient of each step's result is a slice of a whole sequence's, and what is left of it a copy with a hole in it; gradients of the
+/// weights are added up against the order in which the steps' gradients are made.
+///
+/// # Panics
+/// Never: what it builds is valid.
+pub fn both_ways(steps: usize) -> Problem {
+    const STEP: u64 = 4 << 10;
+    let mut builder = GraphBuilder::new();
+    let (mut time, mut workspace) = (EntityMap::new(), EntityMap::new());
+    let mut op = |builder: &mut GraphBuilder, phase, kind: &str, inputs: Vec<ValueId>, bytes: u64| {
+        let role = if phase == Phase::Forward { Role::Activation } else { Role::Gradient };
+        let output = builder.value(NewValue { bytes: Bytes(bytes), alias_of: None, role, ..NewValue::default() });
+        let (kind, outputs, replay) = (kind.to_owned(), vec![output], Replay::Pure);
+        builder.op(Op { kind, phase, inputs, outputs, inplace: Vec::new(), replay });
+        time.push(Nanos(1_000));
+        workspace.push(Bytes(0));
+        output
+    };
+    let resident = |builder: &mut GraphBuilder, bytes: u64, role: Role| {
+        let value = builder.value(NewValue { bytes: Bytes(bytes), alias_of: None, role, ..NewValue::default() });
+        builder.resident(value);
+        value
+    };
+    let input = resident(&mut builder, STEP, Role::Input);
+    let weights = [(); 2].map(|()| resident(&mut builder, STEP, Role::Parameter));
+    let mut states = [vec![input], vec![input]];
+    let mut gates = [Vec::new(), Vec::new()];
+    for (way, &weight) in weights.iter().enumerate() {
+        for step in 0..steps {
+            let state = states[way][step];
+            let gate = op(&mut builder, Phase::Forward, "Gates", vec![state, weight], 8 * STEP);
+            gates[way].push(gate);
+            states[way].push(op(&mut builder, Phase::Forward, "Cell", vec![gate, state], STEP));
+        }
+    }
+    let ends = states.iter().flat_map(|states| states[1..].iter().copied()).collect();
+    let loss = op(&mut builder, Phase::Loss, "Loss", ends, 4);
+    builder.output(loss);
+    let whole = steps as u64 * STEP;
+    let mut rest = [(); 2].map(|()| op(&mut builder, Phase::Backward, "Whole", vec![loss], whole));
+    let mut carried = [loss; 2];
+    let mut of_gates = [Vec::new(), Vec::new()];
+    for step in (0..steps).rev() {
+        for way in 0..2 {
+            let slice = op(&mut builder, Phase::Backward, "Slice", vec![rest[way]], STEP);
+            let gradient = op(&mut builder, Phase::Backward, "Add", vec![slice, carried[way]], STEP);
+            let of_gate = op(&mut builder, Phase::Backward, "OfGates", vec![gradient, gates[way][step]], 4 * STEP);
+            if step > 0 {
+                carried[way] = op(&mut builder, Phase::Backward, "OfState", vec![of_gate, weights[way]], STEP);
+                rest[way] = op(&mut builder, Phase::Backward, "Hole", vec![rest[way]], whole);
+            }
+            of_gates[way].push(of_gate);
+        }
+    }
+    for way in 0..2 {
+        let mut sum = None;
+        for (step, &of_gate) in of_gates[way].iter().rev().enumerate() {
+            let inputs = [of_gate, states[way][step]].into_iter().chain(sum).collect();
+            sum = Some(op(&mut builder, Phase::Backward, "OfWeight", inputs, STEP));
+        }
+        sum.into_iter().for_each(|sum| builder.output(sum));
+    }
+    let graph = builder.finish().expect("the generator makes valid graphs");
+    Problem::new(format!("both-ways-{steps}"), graph, Costs { time, workspace }, Device::default())
+        .expect("sums are small")
+}
+
 /// A random series-parallel graph of about `ops` ops, in any number of which branches run side by
 /// side; with `backward`, about half of them are its backward pass, which reads what was made on
 /// the way forward and adds up the gradients of what has several readers.

@@ -10,6 +10,7 @@ use super::Options;
 use super::bound::Boundary;
 use super::evict::{Evictor, Rule};
 use super::improve::Search;
+use super::level::level;
 use super::model::Model;
 use super::moves::Move;
 use super::progress::Watch;
@@ -26,7 +27,7 @@ const PATIENCE: usize = 3;
 /// Orders tried at a time in large graphs.
 const FEW: usize = 4;
 /// Hundredths of the room to keep something in, and pieces in which the rest is made again, for orders to begin with.
-const GRADED: [(u64, u64); 4] = [(100, 6), (98, 8), (96, 12), (94, 16)];
+const GRADED: [(u64, u64); 6] = [(94, 16), (92, 24), (98, 8), (96, 12), (90, 32), (100, 6)];
 /// Positions evaluated by a whole search when no node limit is given: about two seconds on two
 /// cores, however large the graph.
 const WORK: u64 = 130_000_000;
@@ -234,10 +235,10 @@ pub(super) fn bases(model: &Model) -> Vec<Vec<u32>> {
     if model.is_large()
         && let Some((order, _)) = branches
     {
-        return vec![order];
+        return vec![order.clone()];
     }
     let mut bases = plain_bases(model);
-    bases.extend(branches.map(|(order, _)| order));
+    bases.extend(branches.map(|(order, _)| order.clone()));
     bases
 }
 
@@ -250,8 +251,13 @@ fn plain_bases(model: &Model) -> Vec<Vec<u32>> {
 }
 
 /// An order that finishes one branch before it begins with the next, where branches are recorded in turns: where a tenth
-/// less of what is made after the boundary is live at once than in the graph's order. Those bytes come with it.
-pub(super) fn branches(model: &Model) -> Option<(Vec<u32>, u64)> {
+/// less of what is made after the boundary is live at once than in the graph's order. Then it is [levelled](level). What is live
+/// at once comes with it.
+pub(super) fn branches<'a>(model: &'a Model) -> Option<&'a (Vec<u32>, u64)> {
+    model.branches.get_or_init(|| in_branches(model)).as_ref()
+}
+
+fn in_branches(model: &Model) -> Option<(Vec<u32>, u64)> {
     if !model.moves.has(Move::Branches) {
         return None;
     }
@@ -259,8 +265,12 @@ pub(super) fn branches(model: &Model) -> Option<(Vec<u32>, u64)> {
     let mut peak = |order: &[u32]| sim.run(&late, order).peak - model.resident;
     let least = plain_bases(model).iter().map(|base| peak(base)).min()?;
     let order = branch_by_branch(model);
+    if peak(&order) > least / 10 * 9 {
+        return None;
+    }
+    let order = level(&late, &order);
     let waiting = peak(&order);
-    (waiting <= least / 10 * 9).then_some((order, waiting))
+    Some((order, waiting))
 }
 
 /// Orders that keep what is best kept at the boundary, for the budget and for smaller ones: what

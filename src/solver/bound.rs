@@ -480,3 +480,61 @@ fn ceil(scaled: i128) -> u64 {
     let whole = (scaled + (1 << SCALE) - 1) >> SCALE;
     u64::try_from(whole).unwrap_or(u64::MAX)
 }
+
+#[cfg(all(test, feature = "fuzzing"))]
+mod tests {
+    use super::*;
+    use crate::fuzz::{both_ways, layered};
+    use crate::plan::{Lowering, lower, simulate};
+
+    /// Both kinds of graph, with the instant at which most is carried across.
+    fn each(mut check: impl FnMut(&Model, &Boundary, &str)) {
+        for problem in [layered(1, 40, 6), layered(2, 80, 5), both_ways(24), both_ways(60)] {
+            let model = Model::new(&problem, true);
+            let boundary = Boundary::find(&model).into_iter().next().expect("a backward part");
+            check(&model, &boundary, &problem.name);
+        }
+    }
+
+    #[test]
+    fn what_is_kept_by_graded_prices_fits_and_fills_the_room() {
+        let mut filled = 0;
+        each(|model, boundary, name| {
+            for part in [3, 5, 7] {
+                let budget = model.resident + boundary.crossing / 10 * part;
+                let Some(graded) = boundary.graded(budget, &model.keep_all()) else { continue };
+                assert!(model.resident + graded.kept <= budget, "{name} at {part}");
+                let (_, _, poor) = boundary.solve(budget);
+                let poor = poor.map_or(0, |poor| poor.kept);
+                filled += usize::from(graded.kept > poor);
+            }
+        });
+        assert!(filled > 2, "{filled} kept more than one price does");
+    }
+
+    #[test]
+    fn pieces_are_made_again_by_themselves() {
+        let mut lower_peaks = 0;
+        each(|model, boundary, name| {
+            let budget = model.resident + boundary.crossing / 50;
+            let (_, rich, poor) = boundary.solve(budget);
+            let cut = poor.or(rich).expect("a cut");
+            let base = model.keep_all();
+            let mut peaks = Vec::new();
+            for pieces in [1, 4, 8] {
+                let mut order = boundary.order_in_pieces(&cut, &base, pieces);
+                let mut sim = Sim::default();
+                sim.prune(model, &mut order);
+                // Nothing but what the cut makes again runs twice, and that once more at most.
+                let mut runs = vec![0; model.units.len()];
+                order.iter().for_each(|&u| runs[u as usize] += 1);
+                assert!(runs.iter().zip(&cut.again).all(|(&runs, &again)| runs == 1 || (runs == 2 && again)), "{name}");
+                let steps = lower(&model.problem.graph, &model.expand(&order), Lowering::default());
+                simulate(model.problem, &steps).unwrap();
+                peaks.push(sim.run(model, &order).peak);
+            }
+            lower_peaks += usize::from(peaks[2] < peaks[0]);
+        });
+        assert!(lower_peaks > 1, "{lower_peaks}");
+    }
+}

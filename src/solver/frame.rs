@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::auto::{Limits, least_time};
+use super::auto::{Limits, branches, least_time};
 use super::bound::ranked;
 use super::exact::{self, Found};
 use super::explain;
@@ -179,7 +179,10 @@ impl<'a> Frame<'a> {
         let offloads = offload::possible(problem) && matches!(name, "auto" | "evict");
         if !offload::possible(problem) && !frame.limits.late() {
             frame.limits.watch.phase("bound");
-            frame.instants = ranked(&frame.model, budget.get());
+            // The order to begin with in a large graph does not wait for the bound.
+            let begin = name == "auto" && frame.model.is_large();
+            let instants = || ranked(&frame.model, budget.get());
+            frame.instants = rayon::join(instants, || begin.then(|| branches(&frame.model))).0;
             match least_time(&frame.model, budget.get(), &frame.instants) {
                 u64::MAX => return explain::bounded(&frame),
                 least => frame.raise(least),

@@ -24,6 +24,7 @@ mod improve;
 #[cfg(feature = "highs")]
 mod instants;
 mod knapsack;
+mod level;
 mod load;
 #[cfg(feature = "highs")]
 mod milp;

@@ -10,6 +10,8 @@
 //! made needs the op, not only the storage: it makes a *token* as well, an item without bytes or storage,
 //! which those read.
 
+use std::sync::OnceLock;
+
 use super::moves::Moves;
 use crate::cost::Problem;
 use crate::entity::{EntityMap, OpId, StorageId, ValueId};
@@ -78,6 +80,8 @@ pub(super) struct Model<'a> {
     pub views: Vec<View>,
     /// What searches over it may do.
     pub moves: Moves,
+    /// What [`branches`](super::auto::branches) found, once it was asked.
+    pub branches: OnceLock<Option<(Vec<u32>, u64)>>,
 }
 
 impl<'a> Model<'a> {
@@ -94,6 +98,7 @@ impl<'a> Model<'a> {
             units: Vec::new(),
             views: Vec::new(),
             moves: Moves::all(),
+            branches: OnceLock::new(),
         };
         for (s, storage) in graph.storages().iter().filter(|(_, s)| !s.resident) {
             item_of[s] = u32::from_index(model.items.len());
@@ -178,7 +183,7 @@ impl<'a> Model<'a> {
 
     /// A model of a part of the same problem, with these items and nothing else yet.
     pub fn with_items(&self, items: Vec<Item>) -> Self {
-        Self { items, units: Vec::new(), views: Vec::new(), ..*self }
+        Self { items, units: Vec::new(), views: Vec::new(), branches: OnceLock::new(), ..*self }
     }
 
     fn unit(

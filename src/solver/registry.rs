@@ -96,7 +96,7 @@ impl Solver for Auto {
             limits.watch.phase("construct");
             // What repeats is solved once. (What is done to a unit of a small graph is done to all like it, but where branches are
             // recorded in turns, far more has to change about the order than that can say.)
-            let turns = if model.is_large() { branches(model) } else { None };
+            let turns = branches(model).filter(|_| model.is_large());
             let spread = match turns {
                 Some(_) => Vec::new(),
                 None => repeat::orders(model, budget, &limits.part(4).of_a_part()),

@@ -15,6 +15,8 @@ use super::sim::Sim;
 const AHEAD: usize = 48;
 /// Results among which the next one is chosen: the first in the graph's order.
 const ROOTS: usize = 64;
+/// A result joins a group where it takes no more than this part of the group's time beside what is there.
+const SHARE: u64 = 4;
 /// Units that run early together at most.
 const CONE: usize = 16;
 /// What they make, not counting what they free, may be so many times what they free.
@@ -123,9 +125,42 @@ fn groups(model: &Model) -> Vec<u32> {
         }
         roots.remove(next);
         best.into_iter().for_each(|u| groups[u] = round);
+        absorb(model, &mut roots, &mut groups, round, least);
         round += 1;
     }
     groups
+}
+
+/// Results that need little beside what a group of units with so much time makes join it: the gradients of several weights
+/// that are made of the same recurrence. By themselves each would hold all that the others still read.
+fn absorb(model: &Model, roots: &mut Vec<usize>, groups: &mut [u32], group: u32, time: u64) {
+    let mut most = roots.len().min(ROOTS);
+    let mut at = 0;
+    while at < most {
+        let (mut cone, mut next, mut rest, mut joins) = (vec![roots[at]], 0, time / SHARE, false);
+        let mut seen = cone.clone();
+        while let Some(&u) = cone.get(next) {
+            next += 1;
+            let unit = &model.units[u];
+            let Some(left) = rest.checked_sub(unit.time) else { break };
+            rest = left;
+            for maker in unit.reads.iter().map(|&s| model.items[s as usize].maker).filter(|&m| m != NONE) {
+                let maker = maker as usize;
+                joins |= groups[maker] == group;
+                if groups[maker] == NONE && !seen.contains(&maker) {
+                    seen.push(maker);
+                    cone.push(maker);
+                }
+            }
+        }
+        if joins && next == cone.len() && cone.iter().map(|&u| model.units[u].time).sum::<u64>() <= time / SHARE {
+            cone.into_iter().for_each(|u| groups[u] = group);
+            roots.remove(at);
+            most -= 1;
+        } else {
+            at += 1;
+        }
+    }
 }
 
 /// Runs early what frees more than it makes.
