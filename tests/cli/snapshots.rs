@@ -219,6 +219,8 @@ const SHOWN: [Shown; 18] = [
             "peak_ratio",
             "planned_peak",
             "plan_seconds",
+            "planned_time",
+            "asked_per_step",
         ],
         ..NOTHING
     },
