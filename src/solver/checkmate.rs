@@ -17,7 +17,8 @@
 //! found a faster one or proved that there is none. The states of all faster plans are gone through, bounded
 //! by the relaxation of the program ([`states`](super::states)): that proves most optima, in a fraction of the time that the
 //! program takes. What it leaves open within two thirds of the time, and whether there is a plan at all where none is known, is for
-//! HiGHS to say with the whole program.
+//! HiGHS to say with the whole program. Where only *a* plan is asked for ([`Solver::fit`]), the first one ends it: the search for
+//! the smallest budget that suffices proves no optimum on the way.
 //!
 //! The program has about n^2/2 binary columns for n ops that make storage: above [`EXACT`] of
 //! them it is refused unless the options limit its nodes, above [`MOST`] always.
@@ -62,7 +63,10 @@ impl Solver for Checkmate {
         "exact integer program over phases (Jain et al. 2020); small graphs; optimal among plans in the graph's order"
     }
     fn solve(&self, problem: &Problem, budget: Bytes, options: &Options) -> Result<Outcome> {
-        settle(self.name(), problem, budget, options, |frame| exact(frame, self.name(), EXACT, None))
+        settle(self.name(), problem, budget, options, |frame| exact(frame, self.name(), EXACT, None, Goal::Fastest))
+    }
+    fn fit(&self, problem: &Problem, budget: Bytes, options: &Options) -> Result<Outcome> {
+        settle(self.name(), problem, budget, options, |frame| exact(frame, self.name(), EXACT, None, Goal::Any))
     }
 }
 
@@ -118,17 +122,33 @@ fn guard(model: &Model, solver: &'static str, exact: usize, options: &Options) -
     }
 }
 
+/// What is asked of the program.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Goal {
+    /// The fastest plan.
+    Fastest,
+    /// A plan that fits, or that there is none.
+    Any,
+}
+
 /// Solve the program, with `runs` of each unit at most.
-pub(super) fn exact(frame: &Frame, solver: &'static str, size: usize, runs: Option<u32>) -> Result<Outcome> {
+pub(super) fn exact(
+    frame: &Frame,
+    solver: &'static str,
+    size: usize,
+    runs: Option<u32>,
+    goal: Goal,
+) -> Result<Outcome> {
     guard(&frame.model, solver, size, frame.options)?;
     // A plan of the class that is known is where the search may stop looking.
     let plain = Model::new(frame.problem, false);
     let mut known = known(frame, &plain, runs);
+    let enough = |known: &Option<_>| goal == Goal::Any && known.is_some();
     // With a plan known the states are fewest; without one, HiGHS is quicker to find one or to say that there is none.
-    let mut proved = walked(frame, &plain, runs, &mut known);
+    let mut proved = !enough(&known) && walked(frame, &plain, runs, &mut known);
     // The second program is larger and proves more; the first is quicker to find a plan.
     for later in [false, true] {
-        if proved || frame.limits.late() {
+        if proved || enough(&known) || frame.limits.late() {
             break;
         }
         let faster_than = known.as_ref().map(|&(_, time)| time);

@@ -47,7 +47,7 @@ impl Proof {
             true => Options { time_limit: remaining.time_limit / 4, search_minimum: false, ..remaining },
             false => remaining,
         };
-        let outcome = registry::by_name(frame.name()).ok()?.solve(frame.problem, self.bytes, &options).ok()?;
+        let outcome = registry::by_name(frame.name()).ok()?.fit(frame.problem, self.bytes, &options).ok()?;
         if outcome.plan().is_some() {
             return Some(self.bytes);
         }
@@ -160,7 +160,7 @@ pub(super) fn asked(frame: &Frame, why: &str) -> Result<Outcome> {
             let budget = low + (high - low) / 2;
             let remaining = frame.remaining();
             let options = Options { time_limit: remaining.time_limit / left, search_minimum: false, ..remaining };
-            match solver.solve(frame.problem, Bytes(budget), &options)?.into_plan(Bytes(budget)) {
+            match solver.fit(frame.problem, Bytes(budget), &options)?.into_plan(Bytes(budget)) {
                 Ok(plan) => {
                     high = budget;
                     let timeline = crate::plan::simulate(frame.problem, &plan.steps)?;

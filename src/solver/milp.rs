@@ -148,7 +148,14 @@ impl Milp {
             _ if solved.primal_solution_status() == HighsSolutionStatus::Feasible => Verdict::Feasible,
             _ => return Answer { bound, ..unknown(Verdict::Unknown) },
         };
-        Answer { verdict, bound, columns: solved.get_solution().columns().to_vec() }
+        let columns = solved.get_solution().columns().to_vec();
+        let cost: f64 = self.columns.iter().zip(&columns).map(|(column, x)| column.cost * x).sum();
+        // HiGHS leaves out what cannot stay below the cutoff, but tells of solutions above it that it comes across.
+        match self.cutoff.is_some_and(|cutoff| cost >= cutoff) {
+            true if verdict == Verdict::Optimal => unknown(Verdict::Infeasible),
+            true => Answer { bound, ..unknown(Verdict::Unknown) },
+            false => Answer { verdict, bound, columns },
+        }
     }
 }
 

@@ -12,7 +12,7 @@
 //! class of plans an optimum is proved for: that of [`checkmate`](super::checkmate), with no op run
 //! more than twice.
 
-use super::checkmate::exact;
+use super::checkmate::{Goal, exact};
 use super::family::settle;
 use super::{Options, Outcome, Solver};
 use crate::cost::Problem;
@@ -35,6 +35,14 @@ impl Solver for Moccasin {
         "two retention intervals per value at most (Bartan et al. 2023), as an integer program; small graphs"
     }
     fn solve(&self, problem: &Problem, budget: Bytes, options: &Options) -> Result<Outcome> {
-        settle(self.name(), problem, budget, options, |frame| exact(frame, self.name(), EXACT, Some(INTERVALS)))
+        solve(problem, budget, options, Goal::Fastest)
     }
+    fn fit(&self, problem: &Problem, budget: Bytes, options: &Options) -> Result<Outcome> {
+        solve(problem, budget, options, Goal::Any)
+    }
+}
+
+fn solve(problem: &Problem, budget: Bytes, options: &Options, goal: Goal) -> Result<Outcome> {
+    let name = Moccasin.name();
+    settle(name, problem, budget, options, |frame| exact(frame, name, EXACT, Some(INTERVALS), goal))
 }

@@ -248,4 +248,13 @@ pub trait Solver: Send + Sync {
     /// [`Error::Unsupported`] when the problem is not of the kind the
     /// solver takes. That no plan fits is an [`Outcome`], not an error.
     fn solve(&self, problem: &Problem, budget: Bytes, options: &Options) -> Result<Outcome>;
+    /// Find a plan within `budget` that need not be fast, where that takes less than to [`solve`](Self::solve): it
+    /// is what the search for the smallest budget asks for. A plan that is found here, `solve` finds too, or a faster one, if
+    /// its limits allow.
+    ///
+    /// # Errors
+    /// Those of [`solve`](Self::solve).
+    fn fit(&self, problem: &Problem, budget: Bytes, options: &Options) -> Result<Outcome> {
+        self.solve(problem, budget, options)
+    }
 }

@@ -278,9 +278,7 @@ impl<'a> Copies<'a> {
     /// Where the copies of the chosen gaps stand.
     fn place(&mut self) {
         let device = &self.problem.device;
-        let nanos = |bytes: u64, rate: u64| {
-            u64::try_from((u128::from(bytes) * 1_000_000_000).div_ceil(u128::from(rate))).unwrap_or(u64::MAX)
-        };
+        let nanos = |bytes: u64, rate: u64| Bytes(bytes).moved_at(rate).get();
         let mut order: Vec<usize> = (0..self.gaps.len()).filter(|&g| self.gaps[g].chosen).collect();
         for &g in &order {
             let gap = &self.gaps[g];
