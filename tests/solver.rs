@@ -120,8 +120,8 @@ fn more_budget_is_never_slower_in_single_calls() {
         };
         let (low, high) = (minimum.unwrap().get(), solver::baseline(&problem).1.peak.get());
         let mut last = u64::MAX;
-        for k in 0..10 {
-            let budget = Bytes(low + (high - low) * k / 9);
+        for k in 0..20 {
+            let budget = Bytes(low + (high - low) * k / 19);
             let plan = solver::plan(&problem, budget, "auto", &quick(8_000)).unwrap();
             verify(&problem, &plan);
             assert!(plan.predicted.time.get() <= last, "{name} at {budget}: slower with more");
@@ -353,7 +353,7 @@ mod random {
     #[test]
     fn minimum_budgets_suffice() {
         for seed in 0..60u64 {
-            let problem = problem(seed, Shape { once: seed % 2 == 0, ..Shape::all(5 + (seed * 5 % 200) as usize) });
+            let problem = problem(seed, Shape { once: seed % 2 == 0, ..Shape::all(5 + (seed * 5 % 300) as usize) });
             let bound = problem.trivial_bound();
             for name in ["auto", "evict", "keep-all"] {
                 let options = Options { inplace: seed % 3 > 0, ..quick(300) };
@@ -370,7 +370,7 @@ mod random {
     #[test]
     fn plans_of_random_graphs_are_legal() {
         let mut planned = 0;
-        for seed in 0..150u64 {
+        for seed in 0..300u64 {
             let (inplace, once, joins) = (seed % 3 > 0, seed % 2 == 0, seed % 4 == 1);
             let shape = Shape { inplace, once, joins, ..Shape::all(5 + (seed % 60) as usize) };
             let problem = problem(seed, shape);
