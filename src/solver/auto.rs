@@ -14,6 +14,7 @@ use super::level::level;
 use super::model::Model;
 use super::moves::Move;
 use super::progress::Watch;
+use super::recut::{WAYS, recut};
 use super::reorder::{branch_by_branch, late_part, shrink_first};
 use super::rng::Rng;
 use super::sim::{Score, Sim};
@@ -313,6 +314,19 @@ pub(super) fn graded_starts(model: &Model, budget: u64, ranked: &[(u64, u32)]) -
         Some(boundary.order_in_pieces(&cut, base, pieces))
     };
     parts.into_par_iter().filter_map(order).collect()
+}
+
+/// Orders in which what is live at the peak is decided anew, peak after peak, in several ways from each base.
+pub(super) fn recut_starts(model: &Model, budget: u64, limits: &Limits) -> Vec<Vec<u32>> {
+    if !model.moves.has(Move::Recut) {
+        return Vec::new();
+    }
+    let bases = bases(model);
+    let all: Vec<(usize, &Vec<u32>)> =
+        (0..WAYS.len()).flat_map(|way| bases.iter().map(move |base| (way, base))).collect();
+    all.into_par_iter()
+        .map(|(way, base)| recut(model, base, budget, way, &|| limits.late() || limits.spent(2)))
+        .collect()
 }
 
 /// The least time any plan without offload can take within `budget`; [`u64::MAX`] where none fits.

@@ -51,7 +51,10 @@ const LOOKED: usize = 20_000_000;
 const DEARER: [i128; 4] = [1, 8, 64, 512];
 /// What is read last is dearer by so many parts of the price than what is read first, where prices are graded; prices tried.
 const GRADE: i128 = 8;
-const GRADES: usize = 24;
+const GRADES: usize = 32;
+/// Bits by which a price grows or shrinks until one fits and one does not, and the part of it to which it is found then.
+const WIDER: u32 = 3;
+const NEAR: i128 = 1024;
 /// Prices are multiples of 2^-32 ns per byte.
 const SCALE: u32 = 32;
 /// The highest price: sums of all bytes and of all times are below 2^62 each.
@@ -98,6 +101,12 @@ impl<'a, 'm> Boundary<'a, 'm> {
         Self::with(model, unit, Load::during(model, unit))
     }
 
+    /// The instant of the unit's run in the graph's own order: what runs before it is before, whether it is needed or not.
+    pub fn between(model: &'a Model<'m>, unit: usize) -> Self {
+        let (before, after) = (0..model.units.len()).map(|u| (u <= unit, u > unit)).unzip();
+        Self::of(model, unit, Load::during(model, unit), before, after)
+    }
+
     fn with(model: &'a Model<'m>, unit: usize, load: Load) -> Self {
         let n = model.units.len();
         let (mut before, mut after) = (vec![false; n], vec![false; n]);
@@ -114,6 +123,11 @@ impl<'a, 'm> Boundary<'a, 'm> {
             let mut makers = model.units[u].reads.iter().map(maker);
             after[u] = u + 1 == n || makers.any(|m| m != NONE && (m as usize == unit || after[m as usize]));
         }
+        Self::of(model, unit, load, before, after)
+    }
+
+    fn of(model: &'a Model<'m>, unit: usize, load: Load, before: Vec<bool>, after: Vec<bool>) -> Self {
+        let (n, maker) = (model.units.len(), |s: &u32| model.items[*s as usize].maker);
         // What is read after is live at the instant, or made later from what is.
         let mut seen = vec![false; model.items.len()];
         let mut free: Vec<u32> = Vec::new();
@@ -194,26 +208,30 @@ impl<'a, 'm> Boundary<'a, 'm> {
         for (place, &u) in base.iter().enumerate().rev().filter(|(_, u)| !self.before[**u as usize]) {
             self.model.units[u as usize].reads.iter().for_each(|&s| first[s as usize] = place as i128);
         }
-        let (_, rich, poor) = self.solve(budget);
-        let (mut low, mut high) = match (rich, poor) {
-            (Some(rich), Some(poor)) => ((rich.price / 2).max(1), poor.price.saturating_mul(2).min(MOST)),
-            (None, Some(poor)) => return Some(poor),
-            _ => return None,
-        };
         let choice = self.choices.iter().min_by_key(|choice| choice.fixed)?;
         let room = self.room(choice, budget);
-        let mut best = None;
+        let cut = |price: i128| self.cut_at(choice, price, &|s| price + price * first[s as usize] / n / GRADE);
+        let fits = |cut: &Cut| i128::from(cut.kept) <= room;
+        // From what a byte is worth where everything that is carried is worth the time of everything.
+        let time = self.model.units.iter().fold(0, |time: u64, u| time.saturating_add(u.time));
+        let guess = ((i128::from(time) << SCALE) / i128::from(self.crossing.max(1))).clamp(1, MOST);
+        let (mut low, mut high, mut best) = (0, MOST, None);
+        let mut price = guess;
         for _ in 0..GRADES {
-            // Prices are far apart: by their geometric mean first.
-            let price = if high / 2 > low { (low * high).isqrt() } else { low + (high - low) / 2 };
-            if price <= low || price >= high {
-                break;
-            }
-            let cut = self.cut_at(choice, price, &|s| price + price * first[s as usize] / n / GRADE)?;
-            if i128::from(cut.kept) <= room {
-                (high, best) = (price, Some(cut));
+            let found = cut(price)?;
+            if fits(&found) {
+                (high, best) = (price, Some(found));
             } else {
                 low = price;
+            }
+            // Bracketed it is by the geometric mean, as prices are far apart.
+            price = match (low, high) {
+                (0, high) => high >> WIDER,
+                (low, MOST) => low.saturating_mul(1 << WIDER).min(MOST - 1),
+                (low, high) => (low * high).isqrt(),
+            };
+            if price <= low || price >= high || (high < MOST && high - low <= low / NEAR) {
+                break;
             }
         }
         best

@@ -39,6 +39,7 @@ mod phases;
 mod pofo;
 mod progress;
 mod reach;
+mod recut;
 mod registry;
 mod reorder;
 mod repeat;

@@ -20,6 +20,8 @@ pub enum Move {
     Branches,
     /// Start from what is best kept at the boundary.
     Closure,
+    /// Start from orders in which what is live at the peak is decided anew, peak after peak.
+    Recut,
     /// Start from the table over blocks of a chain.
     Chain,
     /// Start from orders that drop and make again on demand.
@@ -54,7 +56,7 @@ pub enum Move {
 
 impl Move {
     /// Every move there is.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Rules,
         Self::Care,
         Self::Keep,
@@ -62,6 +64,7 @@ impl Move {
         Self::ShrinkFirst,
         Self::Branches,
         Self::Closure,
+        Self::Recut,
         Self::Chain,
         Self::Demand,
         Self::Smaller,

@@ -1,7 +1,8 @@
 //! The solvers by name.
 
 use super::auto::{
-    Limits, Scored, bases, best_first, branches, closure_starts, construct, graded_starts, improve, time_of_all,
+    Limits, Scored, bases, best_first, branches, closure_starts, construct, graded_starts, improve, recut_starts,
+    time_of_all,
 };
 use super::balanced::Balanced;
 use super::chain;
@@ -121,8 +122,12 @@ impl Solver for Auto {
                 _ => Vec::new(),
             };
             if !near(&found) && (!fits(&found) || !limits.pressed()) {
-                // In large graphs the plain rules first: closures take long there.
-                let starts = if model.is_large() { Vec::new() } else { closure_starts(model, budget) };
+                // In large graphs the plain rules first: closures take long there, and cuts at peak after peak.
+                let mut starts = Vec::new();
+                if !model.is_large() {
+                    starts.extend(closure_starts(model, budget));
+                    starts.extend(recut_starts(model, budget, limits));
+                }
                 let part = fits(&segments).then(|| limits.part(3));
                 found.extend(construct(model, budget, starts, true, part.as_ref().unwrap_or(limits)));
                 found.extend(segments);
