@@ -40,12 +40,14 @@ mod pofo;
 mod progress;
 mod reach;
 mod registry;
+mod regress;
 mod reorder;
 mod repeat;
 mod rng;
 mod rockmate;
 mod rotor;
 mod segments;
+mod sets;
 mod sim;
 mod stages;
 #[cfg(feature = "highs")]

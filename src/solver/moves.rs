@@ -50,11 +50,15 @@ pub enum Move {
     Estimate,
     /// The exact search drops values only when something is blocked.
     LateDrops,
+    /// Solve what is not so small exactly, from its end.
+    Regress,
+    /// That search tries no other run last where one may as well be it.
+    Forced,
 }
 
 impl Move {
     /// Every move there is.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 24] = [
         Self::Rules,
         Self::Care,
         Self::Keep,
@@ -77,6 +81,8 @@ impl Move {
         Self::Exact,
         Self::Estimate,
         Self::LateDrops,
+        Self::Regress,
+        Self::Forced,
     ];
 }
 
