@@ -34,7 +34,7 @@ use super::milp::Verdict;
 use super::model::{Model, NONE};
 use super::phases::{Phases, Solution};
 use super::rng::Rng;
-use super::sim::Sim;
+use super::sim::{Score, Sim};
 use super::states;
 use super::{Options, Outcome, Solver};
 use crate::cost::Problem;
