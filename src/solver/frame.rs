@@ -94,6 +94,17 @@ fn prove(_: &Model, _: Bytes, _: u64, _: &[(u64, u32)], _: &Options, _: &Limits)
     0
 }
 
+/// No plan was found, or it is proved that none fits: which budget would suffice.
+fn unreached(frame: &Frame, order: Option<&[u32]>) -> Result<Outcome> {
+    Ok(match explain::search(frame, order)? {
+        Outcome::Unknown { minimum_feasible, blockers, why } if frame.refuted() => {
+            let why = format!("no set of values that fits and can be reached leads to the outputs; {why}");
+            Outcome::Infeasible { minimum_feasible, blockers, why }
+        }
+        found => found,
+    })
+}
+
 /// It is proved that no plan fits: which budget would suffice.
 fn never(frame: &Frame) -> Result<Outcome> {
     Ok(match explain::search(frame, None)? {
@@ -197,7 +208,10 @@ impl<'a> Frame<'a> {
                     }
                 }
                 Some(regress::Found::Bound(time)) => frame.raise(time.saturating_add(views)),
-                Some(regress::Found::Never) => return never(&frame),
+                Some(regress::Found::Never) => {
+                    frame.refuted.store(true, Ordering::Relaxed);
+                    return unreached(&frame, None);
+                }
                 None => {}
             }
         }
@@ -231,14 +245,7 @@ impl<'a> Frame<'a> {
         if let Some((steps, timeline)) = best {
             return Ok(frame.outcome(steps, &timeline));
         }
-        let found = explain::search(&frame, order.as_deref())?;
-        Ok(match found {
-            Outcome::Unknown { minimum_feasible, blockers, why } if frame.refuted() => {
-                let why = format!("no set of values that fits and can be reached leads to the outputs; {why}");
-                Outcome::Infeasible { minimum_feasible, blockers, why }
-            }
-            found => found,
-        })
+        unreached(&frame, order.as_deref())
     }
 
     /// Go through all that can be live at once, where nothing was found: an order that fits, if there is one.
