@@ -252,7 +252,7 @@ fn that_nothing_fits_is_proved_only_where_nothing_does() {
     let options = Options {
         node_limit: Some(2_000),
         search_minimum: false,
-        moves: Moves::all().without(Move::Exact),
+        moves: Moves::all().without(Move::Exact).without(Move::Regress),
         ..options()
     };
     let without = Options { moves: options.moves.without(Move::Reach), ..options.clone() };
@@ -287,6 +287,50 @@ fn that_nothing_fits_is_proved_only_where_nothing_does() {
     );
     assert!(infeasible > 1000 && proved * 10 > infeasible * 9 && more > 100, "{infeasible} {proved} {more}");
     assert!(feasible > 1000 && found * 10 > feasible * 9 && found > other, "{feasible} {found} {other}");
+}
+
+/// The search from the end, without the one through all that can live before it: what it calls optimal or infeasible is, and what it proves
+/// otherwise holds.
+#[test]
+fn what_is_needed_proves_optima() {
+    let options = Options {
+        node_limit: Some(2_000),
+        search_minimum: false,
+        moves: Moves::all().without(Move::Exact).without(Move::Reach),
+        ..options()
+    };
+    let auto = solver::by_name("auto").unwrap();
+    let (mut optimal, mut again, mut left, mut infeasible) = (0, 0, 0, 0);
+    for seed in 0..600u64 {
+        let problem = draw(seed, 4 + (seed % 5) as usize);
+        let baseline = solver::baseline(&problem).1;
+        let (low, high) = (problem.trivial_bound().get(), baseline.peak.get());
+        for budget in (0..5).map(|k| low.saturating_sub(2) + (high + 2 - low.saturating_sub(2)) * k / 5) {
+            let least = best(&problem, budget).map(|(time, _)| time);
+            let told = format!("seed {seed}, budget {budget}: {least:?}");
+            match auto.solve(&problem, Bytes(budget), &options).unwrap() {
+                Outcome::Optimal(plan) => {
+                    check_steps(&problem, &plan.steps, Bytes(budget)).unwrap();
+                    assert_eq!(Some(plan.predicted.time.get()), least, "{told}");
+                    optimal += 1;
+                    again += usize::from(plan.predicted.time > baseline.time);
+                }
+                Outcome::Feasible { plan, lower_bound, .. } => {
+                    check_steps(&problem, &plan.steps, Bytes(budget)).unwrap();
+                    let least = least.expect("there is a plan") as f64 / baseline.time.get().max(1) as f64 - 1.0;
+                    assert!(lower_bound <= least + 1e-12, "{told}: {lower_bound}");
+                    left += 1;
+                }
+                Outcome::Infeasible { .. } => {
+                    assert!(least.is_none(), "{told}");
+                    infeasible += 1;
+                }
+                _ => {}
+            }
+        }
+    }
+    println!("{optimal} optimal, {again} of them recompute, {left} left open; {infeasible} infeasible");
+    assert!(optimal > 1000 && again > 100 && infeasible > 700, "{optimal} {again} {left} {infeasible}");
 }
 
 #[test]

@@ -11,14 +11,14 @@ use plimsoll::plan::{Lowering, Plan, Status, lower, simulate};
 use plimsoll::solver::{self, Options};
 use plimsoll::{Bytes, Error};
 
-/// Problems of about forty ops: side by side and after one another, a forward and a backward part
+/// Problems of about so many ops: side by side and after one another, a forward and a backward part
 /// of such, and what the general generator makes.
-fn corpus() -> Vec<(String, Problem)> {
+fn corpus(ops: usize) -> Vec<(String, Problem)> {
     let mut all = Vec::new();
     for seed in 0..4 {
-        all.push((format!("series-parallel {seed}"), series_parallel(seed, 40, false)));
-        all.push((format!("step {seed}"), series_parallel(seed, 40, true)));
-        let shape = Shape { once: false, inplace: false, views: false, ..Shape::all(40) };
+        all.push((format!("series-parallel {seed}"), series_parallel(seed, ops, false)));
+        all.push((format!("step {seed}"), series_parallel(seed, ops, true)));
+        let shape = Shape { once: false, inplace: false, views: false, ..Shape::all(ops) };
         all.push((format!("mirrored {seed}"), problem(seed, shape)));
     }
     all
@@ -38,7 +38,7 @@ fn verify(problem: &Problem, plan: &Plan) {
 /// A few that take seconds.
 #[test]
 fn forty_ops_are_proved_optimal() {
-    let all = corpus();
+    let all = corpus(40);
     let cells = [
         ("series-parallel 0", 0.7),
         ("step 0", 0.8),
@@ -51,14 +51,23 @@ fn forty_ops_are_proved_optimal() {
         ("step 2", 0.6),
         ("step 3", 0.8),
         ("step 3", 0.6),
+        ("mirrored 0", 0.8),
+        ("mirrored 0", 0.7),
+        ("mirrored 1", 0.7),
     ];
     for (name, part) in cells {
         let problem = &all.iter().find(|(known, _)| known == name).expect("it is in the corpus").1;
         let budget = Bytes((keep_all_peak(problem) as f64 * part) as u64);
         let options = Options { time_limit: Duration::from_secs(3600), inplace: false, ..Options::default() };
-        let plan = solver::plan(problem, budget, "checkmate", &options).unwrap();
-        verify(problem, &plan);
-        assert_eq!(plan.predicted.status, Status::Optimal, "{name}");
+        let [plan, all] = ["checkmate", "auto"].map(|solver| {
+            let plan = solver::plan(problem, budget, solver, &options).unwrap();
+            verify(problem, &plan);
+            assert_eq!(plan.predicted.status, Status::Optimal, "{name}, {solver}");
+            plan
+        });
+        // The one is the fastest of a class, the other of all plans.
+        assert!(all.predicted.time <= plan.predicted.time, "{name}");
+        assert_eq!(all.predicted.lower_bound, all.predicted.overhead, "{name}");
     }
 }
 
@@ -97,19 +106,21 @@ fn what_fits_is_what_is_solved() {
 #[ignore = "prints times; slow"]
 fn table() {
     let only = std::env::var("PLIMSOLL_ONLY").unwrap_or_default();
-    let limit = std::env::var("PLIMSOLL_LIMIT").ok().and_then(|s| s.parse().ok()).unwrap_or(60);
+    let number = |name: &str| std::env::var(name).ok().and_then(|s| s.parse::<u64>().ok());
+    let (limit, ops) = (number("PLIMSOLL_LIMIT").unwrap_or(60), number("PLIMSOLL_OPS").unwrap_or(40));
+    let solver = std::env::var("PLIMSOLL_SOLVER").unwrap_or("checkmate".into());
     let cpu = || {
         let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
         stat.split(' ').nth(13).and_then(|ticks| ticks.parse::<f64>().ok()).unwrap_or(0.0) / 100.0
     };
-    for (name, problem) in corpus().into_iter().filter(|(name, _)| name.contains(&only)) {
+    for (name, problem) in corpus(ops as usize).into_iter().filter(|(name, _)| name.contains(&only)) {
         let peak = keep_all_peak(&problem) as f64;
         for part in [0.8, 0.7, 0.6, 0.5] {
             let started = cpu();
             // The times are of the answer; what budget would suffice is another question.
             let time_limit = Duration::from_secs(limit);
             let options = Options { time_limit, inplace: false, search_minimum: false, ..Options::default() };
-            let found = solver::plan(&problem, Bytes((peak * part) as u64), "checkmate", &options);
+            let found = solver::plan(&problem, Bytes((peak * part) as u64), &solver, &options);
             let told = match found {
                 Ok(plan) => {
                     verify(&problem, &plan);

@@ -14,11 +14,10 @@
 //! before it is read need not be made then.
 //!
 //! A plan of the class is sought first, by eviction with random rules; then there only has to be
-//! found a faster one or proved that there is none. The states of all faster plans are gone through, bounded
-//! by the relaxation of the program ([`states`](super::states)): that proves most optima, in a fraction of the time that the
-//! program takes. What it leaves open within two thirds of the time, and whether there is a plan at all where none is known, is for
-//! HiGHS to say with the whole program. Where only *a* plan is asked for ([`Solver::fit`]), the first one ends it: the search for
-//! the smallest budget that suffices proves no optimum on the way.
+//! found a faster one or proved that there is none. The plans of the class are gone through from their end, by what is needed
+//! ([`states`](super::states)): that finds the fastest of them, or proves that there is none, mostly in a fraction of the time that the
+//! program takes. What it leaves open within two thirds of the time is for HiGHS to say with the whole program. Where only *a* plan is asked
+//! for ([`Solver::fit`]), the first one ends it: the search for the smallest budget that suffices proves no optimum on the way.
 //!
 //! The program has about n^2/2 binary columns for n ops that make storage: above [`EXACT`] of
 //! them it is refused unless the options limit its nodes, above [`MOST`] always.
@@ -35,7 +34,7 @@ use super::milp::Verdict;
 use super::model::{Model, NONE};
 use super::phases::{Phases, Solution};
 use super::rng::Rng;
-use super::sim::Sim;
+use super::sim::{Score, Sim};
 use super::states;
 use super::{Options, Outcome, Solver};
 use crate::cost::Problem;
@@ -51,6 +50,14 @@ const MOST: usize = 160;
 const WALKED: (u32, u32) = (2, 3);
 /// Random evictions in search of a plan to begin with.
 const TRIES: usize = 400;
+
+/// States that each phase is left with at most, in the searches for a plan to begin with.
+const WIDTHS: [usize; 2] = [100, 1_000];
+/// What is told where no plan is in the class.
+const NONE_FITS: &str = "no plan of the solver's class fits";
+
+/// A plan as an order of units, if one is known, and its time.
+type Known = Option<(Vec<u32>, u64)>;
 
 /// The exact program.
 pub(super) struct Checkmate;
@@ -143,9 +150,11 @@ pub(super) fn exact(
     // A plan of the class that is known is where the search may stop looking.
     let plain = Model::new(frame.problem, false);
     let mut known = known(frame, &plain, runs);
-    let enough = |known: &Option<_>| goal == Goal::Any && known.is_some();
-    // With a plan known the states are fewest; without one, HiGHS is quicker to find one or to say that there is none.
-    let mut proved = !enough(&known) && walked(frame, &plain, runs, &mut known);
+    let enough = |known: &Known| goal == Goal::Any && known.is_some();
+    let mut proved = !enough(&known) && walked(frame, &plain, runs, goal, &mut known);
+    if proved && known.is_none() {
+        return explain::asked(frame, NONE_FITS);
+    }
     // The second program is larger and proves more; the first is quicker to find a plan.
     for later in [false, true] {
         if proved || enough(&known) || frame.limits.late() {
@@ -159,16 +168,12 @@ pub(super) fn exact(
         }
         let solution = phases.solve(&options);
         match (solution.verdict, &known) {
-            (Verdict::Infeasible, None) => return explain::asked(frame, "no plan of the solver's class fits"),
+            (Verdict::Infeasible, None) => return explain::asked(frame, NONE_FITS),
             // Nothing in the class is faster.
             (Verdict::Infeasible, Some(_)) => proved = true,
             (Verdict::Unknown, _) => {}
             (verdict, _) => {
-                // A first run whose result is made again before anything reads it is in the class, but
-                // useless.
-                let mut order = solution.order();
-                Sim::default().prune(&plain, &mut order);
-                let score = Sim::default().run(&plain, &order);
+                let (order, score) = pruned(&plain, solution.order());
                 // HiGHS may overstep a row by its tolerance.
                 if score.peak <= frame.budget.get() {
                     proved = verdict == Verdict::Optimal;
@@ -193,38 +198,64 @@ pub(super) fn exact(
     })
 }
 
-/// Go through the states of all plans that are faster than the one known; whether it, or what took its place, is
-/// proved to be the fastest.
-fn walked(frame: &Frame, model: &Model, runs: Option<u32>, known: &mut Option<(Vec<u32>, u64)>) -> bool {
-    let Some(time) = known.as_ref().map(|&(_, time)| time) else { return false };
+/// Go through the plans of the class for the fastest, or for any that is enough; whether the plan known then, or none, is proved to be the answer.
+fn walked(frame: &Frame, model: &Model, runs: Option<u32>, goal: Goal, known: &mut Known) -> bool {
     let budget = frame.budget.get();
-    // How often a unit runs is no part of a state: plans are gone through that run it as often as they like.
-    let phases = Phases { model, budget, integer: true, runs: None, faster_than: Some(time), later: true };
+    let phases = Phases { model, budget, integer: true, runs, faster_than: None, later: true };
     let options = frame.remaining();
     let part = options.time_limit / WALKED.1 * WALKED.0;
     let end = options.node_limit.map_or(Some(part), |_| None).and_then(|part| Instant::now().checked_add(part));
     let late = || frame.limits.late() || end.is_some_and(|end| Instant::now() >= end);
-    let Some(mut search) = states::Search::new(&phases, options.node_limit, options.seed) else { return false };
-    let walk = search.search(&late);
-    let Some(mut order) = walk.order else { return walk.proved };
-    let of_class = of_class(model, &order, runs).is_some();
-    Sim::default().prune(model, &mut order);
-    let score = Sim::default().run(model, &order);
-    let better = of_class && score.peak <= budget && score.time < time;
-    if better {
-        *known = Some((order, score.time));
+    let Some(mut search) = states::Search::new(&phases, options.node_limit) else { return false };
+    let better = |order: Vec<u32>, known: &mut Known| {
+        let (order, score) = pruned(model, order);
+        if score.peak <= budget && known.as_ref().is_none_or(|&(_, time)| score.time < time) {
+            *known = Some((order, score.time));
+        }
+    };
+    let time = |known: &Known| known.as_ref().map(|&(_, time)| time);
+    let enough = |known: &Known| goal == Goal::Any && known.is_some();
+    for width in WIDTHS {
+        if let Some(order) = search.some(width, time(known), &late) {
+            better(order, known);
+        }
+        if enough(known) {
+            return false;
+        }
     }
-    better && walk.proved
+    if known.is_none() {
+        let walk = search.any(&late);
+        match walk.order {
+            Some(order) => better(order, known),
+            None if walk.proved => return true,
+            None => {}
+        }
+        if enough(known) {
+            return false;
+        }
+    }
+    let walk = search.fastest(time(known), &late);
+    if let Some(order) = walk.order {
+        better(order, known);
+    }
+    walk.proved
+}
+
+/// An order without runs of no use, which a plan of the class may have: a first run whose result is made again before anything reads it.
+fn pruned(model: &Model, mut order: Vec<u32>) -> (Vec<u32>, Score) {
+    let mut sim = Sim::default();
+    sim.prune(model, &mut order);
+    let score = sim.run(model, &order);
+    (order, score)
 }
 
 /// The fastest plan of the class that the heuristics find, and its time.
-fn known(frame: &Frame, model: &Model, runs: Option<u32>) -> Option<(Vec<u32>, u64)> {
+fn known(frame: &Frame, model: &Model, runs: Option<u32>) -> Known {
     let budget = frame.budget.get();
-    let mut sim = Sim::default();
-    let mut best: Option<(Vec<u32>, u64)> = None;
+    let mut best: Known = None;
     let mut consider = |order: &[u32]| {
         if let Some(order) = of_class(model, order, runs) {
-            let score = sim.run(model, &order);
+            let (order, score) = pruned(model, order);
             if score.peak <= budget && best.as_ref().is_none_or(|(_, time)| score.time < *time) {
                 best = Some((order, score.time));
             }

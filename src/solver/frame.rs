@@ -11,6 +11,7 @@ use super::model::{Model, needed};
 use super::moves::Move;
 use super::progress::Watch;
 use super::reach::{self, Reach};
+use super::regress;
 use super::reorder::shrink_first;
 use super::{Options, Outcome, offload, registry};
 #[cfg(feature = "highs")]
@@ -20,6 +21,9 @@ use crate::entity::OpId;
 use crate::error::{Error, Result};
 use crate::plan::{Lowering, Plan, Predicted, Status, Step, Timeline, lower, simulate};
 use crate::units::{Bytes, Nanos};
+
+/// Tenths of the time after which the search from the end is given up.
+const REGRESS: u32 = 2;
 
 /// Plan `problem` within `budget` bytes with the named solver (`auto` is the default one).
 ///
@@ -88,6 +92,25 @@ fn prove(model: &Model, budget: Bytes, enough: u64, ranked: &[(u64, u32)], optio
 #[cfg(not(feature = "highs"))]
 fn prove(_: &Model, _: Bytes, _: u64, _: &[(u64, u32)], _: &Options, _: &Limits) -> u64 {
     0
+}
+
+/// No plan was found, or it is proved that none fits: which budget would suffice.
+fn unreached(frame: &Frame, order: Option<&[u32]>) -> Result<Outcome> {
+    Ok(match explain::search(frame, order)? {
+        Outcome::Unknown { minimum_feasible, blockers, why } if frame.refuted() => {
+            let why = format!("no set of values that fits and can be reached leads to the outputs; {why}");
+            Outcome::Infeasible { minimum_feasible, blockers, why }
+        }
+        found => found,
+    })
+}
+
+/// It is proved that no plan fits: which budget would suffice.
+fn never(frame: &Frame) -> Result<Outcome> {
+    Ok(match explain::search(frame, None)? {
+        Outcome::Unknown { minimum_feasible, blockers, why } => Outcome::Infeasible { minimum_feasible, blockers, why },
+        found => found,
+    })
 }
 
 /// One solver call on one problem.
@@ -165,15 +188,31 @@ impl<'a> Frame<'a> {
                     frame.raise(timeline.time.get());
                     return Ok(frame.outcome(steps, &timeline));
                 }
-                Found::Infeasible => {
-                    return Ok(match explain::search(&frame, None)? {
-                        Outcome::Unknown { minimum_feasible, blockers, why } => {
-                            Outcome::Infeasible { minimum_feasible, blockers, why }
-                        }
-                        found => found,
-                    });
-                }
+                Found::Infeasible => return never(&frame),
                 Found::Unknown => {}
+            }
+        }
+        if name == "auto" && !offload::possible(problem) && options.moves.has(Move::Regress) {
+            let late = || frame.limits.late() || (options.node_limit.is_none() && frame.limits.spent(REGRESS));
+            // It leaves out views, each of which takes its time at least once.
+            let views: u64 = frame.model.views.iter().map(|view| view.time).sum();
+            match regress::search(&frame.model, budget.get(), options.inplace, options.node_limit, &late) {
+                Some(regress::Found::Fastest(order, time)) => {
+                    frame.raise(time.saturating_add(views));
+                    if let Some(order) = reach::replayable(&frame.model, order) {
+                        let (steps, timeline) = frame.steps(&order)?;
+                        if timeline.peak <= budget && timeline.time.get() <= frame.least() {
+                            return Ok(frame.outcome(steps, &timeline));
+                        }
+                        frame.starts.push(order);
+                    }
+                }
+                Some(regress::Found::Bound(time)) => frame.raise(time.saturating_add(views)),
+                Some(regress::Found::Never) => {
+                    frame.refuted.store(true, Ordering::Relaxed);
+                    return unreached(&frame, None);
+                }
+                None => {}
             }
         }
         let offloads = offload::possible(problem) && matches!(name, "auto" | "evict");
@@ -188,7 +227,8 @@ impl<'a> Frame<'a> {
                 least => frame.raise(least),
             }
         }
-        frame.starts = options.starts.iter().filter_map(|plan| frame.order_of(plan)).collect();
+        let starts: Vec<Vec<u32>> = options.starts.iter().filter_map(|plan| frame.order_of(plan)).collect();
+        frame.starts.extend(starts);
         frame.limits.watch.phase("search");
         let order = search(&frame)?;
         let mut best: Option<(Vec<Step>, Timeline)> = None;
@@ -205,14 +245,7 @@ impl<'a> Frame<'a> {
         if let Some((steps, timeline)) = best {
             return Ok(frame.outcome(steps, &timeline));
         }
-        let found = explain::search(&frame, order.as_deref())?;
-        Ok(match found {
-            Outcome::Unknown { minimum_feasible, blockers, why } if frame.refuted() => {
-                let why = format!("no set of values that fits and can be reached leads to the outputs; {why}");
-                Outcome::Infeasible { minimum_feasible, blockers, why }
-            }
-            found => found,
-        })
+        unreached(&frame, order.as_deref())
     }
 
     /// Go through all that can be live at once, where nothing was found: an order that fits, if there is one.

@@ -3,7 +3,7 @@
 //! Deterministic: one thread, a fixed seed, limits in nodes as well as seconds.
 
 use good_lp::{Expression, ProblemVariables, SolverModel, constraint, variable};
-use highs::{Col, HighsModelStatus, HighsSolutionStatus, RowProblem, Sense};
+use highs::{HighsModelStatus, HighsSolutionStatus};
 
 use super::Options;
 
@@ -49,7 +49,6 @@ impl Answer {
 struct Column {
     integer: bool,
     cost: f64,
-    stage: usize,
 }
 
 /// `sum of factor * column <= bound`.
@@ -68,8 +67,6 @@ pub(super) struct Milp {
     pub step: f64,
     /// The relative gap that is good enough.
     pub gap: f64,
-    /// The stage that new columns belong to: see [`Relaxation`].
-    pub stage: usize,
     columns: Vec<Column>,
     rows: Vec<Row>,
 }
@@ -77,7 +74,7 @@ pub(super) struct Milp {
 impl Milp {
     /// A column in 0..=1.
     pub fn column(&mut self, integer: bool, cost: f64) -> Term {
-        self.columns.push(Column { integer, cost, stage: self.stage });
+        self.columns.push(Column { integer, cost });
         Term::Column(self.columns.len() - 1)
     }
 
@@ -156,96 +153,5 @@ impl Milp {
             true => Answer { bound, ..unknown(Verdict::Unknown) },
             false => Answer { verdict, bound, columns },
         }
-    }
-}
-
-/// The linear relaxation of a program in stages, to be solved again and again.
-///
-/// The columns that a stage begins with are *given*: what the columns of this and later stages cost, in rows
-/// of such columns alone, is a function of them. Each solution proves a bound on that function, for each
-/// stage and whatever the given columns are: see [`Line`].
-pub(super) struct Relaxation {
-    model: Option<highs::Model>,
-    handles: Vec<Col>,
-    columns: Vec<Column>,
-    /// By the first stage of which they have columns.
-    rows: Vec<Vec<(usize, Row)>>,
-    /// Of each stage.
-    given: Vec<Vec<usize>>,
-}
-
-/// A lower bound that is linear in the columns a stage begins with: from there on any solution costs at least `base` and, for each
-/// of these columns, its factor times its value.
-///
-/// With a price of at least 0 for each row, a solution costs no less than its cost and the prices of
-/// what it has beyond the rows' bounds, which is not positive. That is linear in the columns, and those not given lie
-/// in 0..=1. So *any* prices prove such a bound; the relaxation's solution is only where good ones
-/// come from, and how precisely it was solved does not matter.
-pub(super) struct Line {
-    pub base: f64,
-    /// In the order of the columns given.
-    pub factors: Vec<f64>,
-}
-
-impl Milp {
-    /// The relaxation, `given` the columns that each stage begins with; `None` if HiGHS refuses it.
-    pub fn relaxation(self, given: Vec<Vec<usize>>) -> Option<Relaxation> {
-        let mut problem = RowProblem::new();
-        let handles: Vec<Col> = self.columns.iter().map(|column| problem.add_column(column.cost, 0.0..=1.0)).collect();
-        let mut rows: Vec<Vec<(usize, Row)>> = given.iter().map(|_| Vec::new()).collect();
-        for (place, mut row) in self.rows.into_iter().enumerate() {
-            // A column may stand in a row twice.
-            row.terms.sort_unstable_by_key(|term| term.0);
-            row.terms.dedup_by(|one, other| {
-                let same = one.0 == other.0;
-                if same {
-                    other.1 += one.1;
-                }
-                same
-            });
-            let terms: Vec<(Col, f64)> = row.terms.iter().map(|&(c, factor)| (handles[c], factor)).collect();
-            problem.add_row(..=row.bound, &terms);
-            let first = row.terms.iter().map(|&(c, _)| self.columns[c].stage).min();
-            rows.get_mut(first.unwrap_or(0))?.push((place, row));
-        }
-        let mut model = problem.try_optimise(Sense::Minimise).ok()?;
-        model.make_quiet();
-        model.set_option("threads", 1);
-        model.set_option("parallel", "off");
-        Some(Relaxation { model: Some(model), handles, columns: self.columns, rows, given })
-    }
-}
-
-impl Relaxation {
-    /// The bounds proved by the solution in which a stage begins with these values (or any, where there is none), for
-    /// all stages from the last to the first.
-    pub fn lines(&mut self, stage: usize, values: impl Iterator<Item = Option<f64>>) -> Option<Vec<Line>> {
-        let mut model = self.model.take()?;
-        for (&column, value) in self.given[stage].iter().zip(values) {
-            let (least, most) = value.map_or((0.0, 1.0), |value| (value, value));
-            model.change_column_bounds(self.handles[column], least..=most);
-        }
-        let solved = model.try_solve().ok()?;
-        let solution = solved.get_solution();
-        let duals = solution.dual_rows();
-        let mut reduced: Vec<f64> = self.columns.iter().map(|column| column.cost).collect();
-        let (mut lines, mut spent) = (Vec::with_capacity(self.rows.len()), 0.0);
-        let mut of_stage: Vec<Vec<usize>> = vec![Vec::new(); self.rows.len()];
-        self.columns.iter().enumerate().for_each(|(c, column)| of_stage[column.stage].push(c));
-        for stage in (0..self.rows.len()).rev() {
-            for (place, row) in &self.rows[stage] {
-                let price = duals.get(*place).map_or(0.0, |dual| if dual.is_finite() { (-dual).max(0.0) } else { 0.0 });
-                if price > 0.0 {
-                    spent += price * row.bound;
-                    row.terms.iter().for_each(|&(c, factor)| reduced[c] += price * factor);
-                }
-            }
-            let factors: Vec<f64> = self.given[stage].iter().map(|&c| reduced[c]).collect();
-            let given: f64 = factors.iter().map(|factor| factor.min(0.0)).sum();
-            let all: f64 = of_stage[stage..].iter().flatten().map(|&c| reduced[c].min(0.0)).sum();
-            lines.push(Line { base: all - given - spent, factors });
-        }
-        self.model = Some(solved.into());
-        Some(lines)
     }
 }

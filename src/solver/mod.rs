@@ -41,12 +41,14 @@ mod progress;
 mod reach;
 mod recut;
 mod registry;
+mod regress;
 mod reorder;
 mod repeat;
 mod rng;
 mod rockmate;
 mod rotor;
 mod segments;
+mod sets;
 mod sim;
 mod stages;
 #[cfg(feature = "highs")]

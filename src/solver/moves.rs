@@ -52,11 +52,15 @@ pub enum Move {
     Estimate,
     /// The exact search drops values only when something is blocked.
     LateDrops,
+    /// Solve what is not so small exactly, from its end.
+    Regress,
+    /// That search tries no other run last where one may as well be it.
+    Forced,
 }
 
 impl Move {
     /// Every move there is.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::Rules,
         Self::Care,
         Self::Keep,
@@ -80,6 +84,8 @@ impl Move {
         Self::Exact,
         Self::Estimate,
         Self::LateDrops,
+        Self::Regress,
+        Self::Forced,
     ];
 }
 

@@ -43,17 +43,13 @@
 //! - A run that is not read in its phase was for later: R(t,i) <= sum of R(t,readers of i) + S(t+1,s).
 //! - A plan known to fit is a cutoff; one unit's time must fit into what it pays for recomputation.
 //!
-//! The phases from some t on are a program of their own ([`Phases::rest`]), with S(t,s) as what it begins with: its
-//! relaxation bounds what a state costs in [`states`](super::states). Its rows hold for some best continuation of each state, of which
-//! a smaller one may have to be taken: what is not kept for anything can be dropped before the phase.
-//!
 //! Only R has to be integer: the least S and Q for an integer R are integers. What this adds to
 //! the paper: storages apart from values (views cost time, W(t,v), but no bytes; they run again
 //! after their storage was made again), units with several outputs, workspaces, residents, and
 //! units that may not run again (R = 0 beyond their phase). In-place reuse is not modelled.
 
 use super::Options;
-use super::milp::{Answer, Milp, Relaxation, Term, Verdict};
+use super::milp::{Answer, Milp, Term, Verdict};
 use super::model::{Model, NONE};
 
 /// What to solve.
@@ -79,13 +75,6 @@ pub(super) struct Solution {
     pub live: Vec<Vec<f64>>,
 }
 
-/// The program, and R and S in it.
-struct Program {
-    milp: Milp,
-    runs: Vec<Vec<Term>>,
-    live: Vec<Vec<Term>>,
-}
-
 const ZERO: Term = Term::Known(0.0);
 const ONE: Term = Term::Known(1.0);
 /// Costs are scaled to this sum, so that tolerances mean the same in every problem.
@@ -93,43 +82,9 @@ const COST: f64 = 1e4;
 
 impl Phases<'_, '_> {
     pub fn solve(&self, options: &Options) -> Solution {
-        let Program { milp, runs, live, .. } = self.program(0);
-        let answer = milp.solve(options, options.node_limit);
-        let read = |terms: &[Term], answer: &Answer| terms.iter().map(|&t| answer.value(t)).collect();
-        Solution {
-            verdict: answer.verdict,
-            runs: runs.iter().map(|row| read(row, &answer)).collect(),
-            live: live.iter().map(|row| read(row, &answer)).collect(),
-        }
-    }
-
-    /// What a nanosecond counts in the program's costs.
-    pub fn scale(&self) -> f64 {
-        COST / self.model.units.iter().map(|u| u.time as f64).sum::<f64>().max(1.0)
-    }
-
-    /// The relaxation of the phases after the first `from`, and which items the columns stand for that
-    /// each phase begins with.
-    pub fn rest(&self, from: usize) -> Option<(Relaxation, Vec<Vec<usize>>)> {
-        let Program { milp, live, .. } = self.program(from);
-        let (mut columns, mut items) = (Vec::new(), Vec::new());
-        for row in &live[..self.model.units.len()] {
-            let column = |(s, term): (usize, &Term)| match *term {
-                Term::Column(column) => Some((s, column)),
-                Term::Known(_) => None,
-            };
-            let (of_items, of_columns): (Vec<usize>, Vec<usize>) = row.iter().enumerate().filter_map(column).unzip();
-            columns.push(of_columns);
-            items.push(of_items);
-        }
-        Some((milp.relaxation(columns)?, items))
-    }
-
-    /// The program of the phases after the first `from`.
-    fn program(&self, from: usize) -> Program {
         let model = self.model;
         let n = model.units.len();
-        let scale = self.scale();
+        let scale = COST / model.units.iter().map(|u| u.time as f64).sum::<f64>().max(1.0);
         let mut milp = Milp::default();
         let once: u64 = model.units.iter().map(|u| u.time).sum();
         // What may be paid beyond running everything once, views included.
@@ -140,10 +95,9 @@ impl Phases<'_, '_> {
         let (readers, full, useful) = (readers(model), self.full(), useful(model));
         let mut runs: Vec<Vec<Term>> = Vec::with_capacity(n);
         for t in 0..n {
-            milp.stage = t;
             let mut row: Vec<Term> = Vec::with_capacity(t + 1);
             for unit in &model.units[..t] {
-                let wanted = t > full && t >= from && unit.writes.iter().any(|&s| useful[s as usize] >= t);
+                let wanted = t > full && unit.writes.iter().any(|&s| useful[s as usize] >= t);
                 let pays = extra.is_none_or(|extra| unit.time < extra.max(1));
                 row.push(match unit.replayable && wanted && pays {
                     true => milp.column(self.integer, unit.time as f64 * scale),
@@ -155,28 +109,26 @@ impl Phases<'_, '_> {
         }
         let mut live: Vec<Vec<Term>> = Vec::with_capacity(n + 1);
         for t in 0..n {
-            milp.stage = t;
             let column = |(s, item): (usize, &super::model::Item)| match item.maker != NONE && (item.maker as usize) < t
             {
-                true if useful[s] < t || t < from => ZERO,
-                true if t <= full && t > from => ONE,
+                true if useful[s] < t => ZERO,
+                true if t <= full => ONE,
                 true => milp.column(false, 0.0),
                 false => ZERO,
             };
             live.push(model.items.iter().enumerate().map(column).collect());
         }
         live.push(vec![ZERO; model.items.len()]);
-        self.dependencies(&mut milp, &runs, &live, from);
+        self.dependencies(&mut milp, &runs, &live);
         if self.integer {
             // It helps to prove; the relaxation alone only gets slower.
             self.purpose(&mut milp, &runs, &live, &readers);
         }
         if self.later {
-            self.later(&mut milp, &runs, &live, from);
+            self.later(&mut milp, &runs, &live);
         }
-        self.views(&mut milp, &runs, &live, scale, from);
-        for t in from..n {
-            milp.stage = t;
+        self.views(&mut milp, &runs, &live, scale);
+        for t in 0..n {
             self.memory(&mut milp, &runs, &live, &readers, t);
         }
         if let Some(most) = self.runs {
@@ -184,7 +136,13 @@ impl Phases<'_, '_> {
                 milp.at_most(runs[i..].iter().map(|row| (1.0, row[i])), f64::from(most));
             }
         }
-        Program { milp, runs, live }
+        let answer = milp.solve(options, options.node_limit);
+        let read = |terms: &[Term], answer: &Answer| terms.iter().map(|&t| answer.value(t)).collect();
+        Solution {
+            verdict: answer.verdict,
+            runs: runs.iter().map(|row| read(row, &answer)).collect(),
+            live: live.iter().map(|row| read(row, &answer)).collect(),
+        }
     }
 
     /// The first unit at which everything made so far does not fit.
@@ -222,11 +180,10 @@ impl Phases<'_, '_> {
     }
 
     /// L(t,i): unit i runs in phase t or later. What it reads then was live or is made then.
-    fn later(&self, milp: &mut Milp, runs: &[Vec<Term>], live: &[Vec<Term>], from: usize) {
+    fn later(&self, milp: &mut Milp, runs: &[Vec<Term>], live: &[Vec<Term>]) {
         let (model, n) = (self.model, self.model.units.len());
         let mut last: Vec<Term> = Vec::new();
-        for t in from.max(self.full() + 1)..n {
-            milp.stage = t;
+        for t in self.full() + 1..n {
             let mut late: Vec<Term> = Vec::with_capacity(n);
             for i in 0..n {
                 late.push(match i >= t {
@@ -258,10 +215,10 @@ impl Phases<'_, '_> {
         }
     }
 
-    fn dependencies(&self, milp: &mut Milp, runs: &[Vec<Term>], live: &[Vec<Term>], from: usize) {
+    fn dependencies(&self, milp: &mut Milp, runs: &[Vec<Term>], live: &[Vec<Term>]) {
         let model = self.model;
         let n = model.units.len();
-        for t in from..n {
+        for t in 0..n {
             for (i, unit) in model.units[..=t].iter().enumerate() {
                 if i < t && !unit.replayable {
                     continue;
@@ -285,7 +242,7 @@ impl Phases<'_, '_> {
     }
 
     /// W(t,v): view v runs in phase t. V(t,v): it is up to date at the start of phase t.
-    fn views(&self, milp: &mut Milp, runs: &[Vec<Term>], live: &[Vec<Term>], scale: f64, from: usize) {
+    fn views(&self, milp: &mut Milp, runs: &[Vec<Term>], live: &[Vec<Term>], scale: f64) {
         let model = self.model;
         let n = model.units.len();
         // Views that cost something, and those that read one.
@@ -301,10 +258,8 @@ impl Phases<'_, '_> {
         for (v, view) in model.views.iter().enumerate().rev() {
             view.reads.iter().for_each(|&base| first[base as usize] = first[base as usize].min(first[v]));
         }
-        // In a program of later phases all that can be up to date is: that is no charge.
-        let mut current: Vec<Term> = vec![if from > 0 { ONE } else { ZERO }; model.views.len()];
-        for t in from..n {
-            milp.stage = t;
+        let mut current: Vec<Term> = vec![ZERO; model.views.len()];
+        for t in 0..n {
             let mut run: Vec<Term> = vec![ZERO; model.views.len()];
             for (v, view) in model.views.iter().enumerate().filter(|&(v, _)| costly[v] && first[v] <= t) {
                 run[v] = milp.column(false, view.time as f64 * scale);
@@ -321,7 +276,6 @@ impl Phases<'_, '_> {
                 }
             }
             let mut next = current.clone();
-            milp.stage = (t + 1).min(n - 1);
             for (v, view) in model.views.iter().enumerate().filter(|&(v, _)| costly[v] && first[v] <= t) {
                 next[v] = milp.column(false, 0.0);
                 milp.at_most([(1.0, next[v])].into_iter().chain(there(v)), 0.0);
@@ -384,7 +338,7 @@ impl Phases<'_, '_> {
 
 /// The last phase in which each item can be read, directly or by what is made of it again; 0 if
 /// never.
-pub(super) fn useful(model: &Model) -> Vec<usize> {
+fn useful(model: &Model) -> Vec<usize> {
     let mut useful = vec![0; model.items.len()];
     for (u, unit) in model.units.iter().enumerate().rev() {
         let again = unit.writes.iter().map(|&s| useful[s as usize]).max().filter(|_| unit.replayable);

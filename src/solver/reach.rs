@@ -101,7 +101,7 @@ pub(super) fn search(model: &Model, budget: u64, most: Option<u64>, late: &(dyn 
 }
 
 /// The order without runs of no use, if it is one of the model's.
-fn replayable(model: &Model, mut order: Vec<u32>) -> Option<Vec<u32>> {
+pub(super) fn replayable(model: &Model, mut order: Vec<u32>) -> Option<Vec<u32>> {
     order.push(model.units.len() as u32 - 1);
     Sim::default().prune(model, &mut order);
     let mut ran = vec![false; model.units.len()];
