@@ -7,7 +7,8 @@ mod common;
 
 use std::time::Duration;
 
-use burn::tensor::{Device, TensorData};
+use burn::module::{Module, Param, ParamId};
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use common::accumulate::mean_of_steps;
 use common::{Bits, Measured, Plain, Planned, alone, settings, small};
 use plimsoll::cost::{Link, Profile};
@@ -523,6 +524,67 @@ fn parameters_come_from_host_memory_when_they_do_not_fit() {
     let Some(device) = device() else { return };
     for name in ["gpt", "vit"] {
         zoo::with_model(name, &small(name), &Device::flex().autodiff(), 7, Brought(device.clone())).unwrap();
+    }
+}
+
+/// Integers and booleans of a module in host memory, where booleans are stored otherwise than on the device.
+#[test]
+fn integers_and_booleans_come_from_host_memory() {
+    #[derive(Module, Debug)]
+    struct Picked {
+        weights: Vec<Param<Tensor<2>>>,
+        rows: Param<Tensor<1, Int>>,
+        mask: Param<Tensor<2, Bool>>,
+    }
+
+    impl Picked {
+        fn new(device: &Device) -> Self {
+            let weight = |k: usize| -> Vec<f32> { (0..64 * 64).map(|i| ((i * 37 + k) % 101) as f32 / 101.0).collect() };
+            let weight = |k| Tensor::from_data(TensorData::new(weight(k), [64, 64]), device);
+            let mask: Vec<bool> = (0..64 * 64).map(|i| i % 3 == 0).collect();
+            Self {
+                weights: (0..4).map(|k| Param::from_tensor(weight(k))).collect(),
+                rows: Param::initialized(ParamId::new(), Tensor::arange(0..64, device).flip([0])),
+                mask: Param::initialized(ParamId::new(), Tensor::from_data(TensorData::new(mask, [64, 64]), device)),
+            }
+        }
+
+        fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+            let layer = |x: Tensor<2>, weight: &Param<Tensor<2>>| {
+                let y = x.matmul(weight.val()).select(0, self.rows.val());
+                y.clone().mask_fill(self.mask.val(), 0.5).mask_fill(y.lower_elem(0.25).bool_and(self.mask.val()), 0.125)
+            };
+            self.weights.iter().fold(x, layer) + self.rows.val().float().unsqueeze()
+        }
+    }
+
+    let _alone = alone();
+    let Some(device) = device() else { return };
+    let device = device.inner();
+    let x = || Tensor::<2>::ones([64, 64], &device) / 64.0;
+    let there = Picked::new(&device);
+    assert_ne!(there.mask.val().dtype(), Picked::new(&Device::flex()).mask.val().dtype());
+    let want = common::data_of(there.forward(x()));
+    let costs = tempfile::tempdir().unwrap();
+    for fusion in [false, true] {
+        let infer = |budget| {
+            let settings = settings(budget).fusion(fusion).profile_directory(Some(costs.path().to_owned()));
+            let model = Rematerialize::with_settings(Picked::new(&Device::flex()), settings);
+            let run = || model.infer(x(), |m: &Picked, x| m.forward(x));
+            run()?;
+            let done = run()?;
+            assert!(done.report.measured_peak.unwrap() <= done.report.budget, "{:?}", done.report);
+            Ok::<_, Error>((common::data_of(done.output), model.latest_plan().unwrap()))
+        };
+        let least = match infer(Budget::bytes(1)) {
+            Err(Error::Infeasible { minimum: Some(least), .. }) => Budget::Bytes(least),
+            other => panic!("one byte is not enough: {:?}", other.map(|it| it.1.predicted)),
+        };
+        for budget in [Budget::Unlimited, least] {
+            let (got, plan) = infer(budget).unwrap();
+            assert_eq!(got, want, "{budget}, fusion {fusion}");
+            println!("{budget}, fusion {fusion}: {} steps, {:?}", plan.steps.len(), plan.predicted);
+        }
     }
 }
 

@@ -179,19 +179,28 @@ pub trait Target: Backend + Debug {
             _ => HandleKind::Int(Self::int_from_data(data, device)),
         }
     }
-    /// Begin to copy a tensor in host memory, as [`from_host`](Self::from_host) does.
+    /// Begin to copy a tensor in host memory, as [`from_host`](Self::from_host) does, to one of the element type given.
     ///
     /// # Errors
     /// Why there cannot be one.
-    fn load(tensor: &HandleKind<Flex>, device: &Self::Device, _: Option<&mut Windows>) -> Result<Coming<Self>, String> {
-        Ok((Self::of_data(super::flex::data(tensor), device), None))
+    fn load(
+        tensor: &HandleKind<Flex>,
+        dtype: DType,
+        device: &Self::Device,
+        _: Option<&mut Windows>,
+    ) -> Result<Coming<Self>, String> {
+        Ok((Self::of_data(super::flex::data(tensor, dtype)?, device), None))
     }
     /// Bring a tensor that stays: in memory of just its size, beside the pools that serve what comes and goes.
     ///
     /// # Errors
     /// Those of [`load`](Self::load).
-    fn load_for_good(tensor: &HandleKind<Flex>, device: &Self::Device) -> Result<HandleKind<Self>, String> {
-        Self::load(tensor, device, None).map(settled)
+    fn load_for_good(
+        tensor: &HandleKind<Flex>,
+        dtype: DType,
+        device: &Self::Device,
+    ) -> Result<HandleKind<Self>, String> {
+        Self::load(tensor, dtype, device, None).map(settled)
     }
     /// Begin to copy a tensor to host memory; it comes back with its axes in the same order in memory. What it lies in may be
     /// overwritten once it has [`arrived`](Self::arrived). Its time is taken for `windows`.
