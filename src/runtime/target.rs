@@ -110,6 +110,11 @@ pub fn settled<B: Target>((handle, landing): Coming<B>) -> HandleKind<B> {
     handle
 }
 
+/// Why a backend has no tensors for recordings.
+fn records_nothing<T>() -> Result<T, String> {
+    Err("this backend does not record what its devices run".into())
+}
+
 /// A backend that steps run on: how its tensors come in and go out, how its ops are run and measured, and
 /// how its work is waited for. Sealed by what it asks for: Burn's dispatch knows the backends.
 pub trait Target: Backend + Debug {
@@ -162,14 +167,14 @@ pub trait Target: Backend + Debug {
     /// # Errors
     /// Why it is nowhere.
     fn fixed(_: &HandleKind<Self>) -> Result<Self::Fixed, String> {
-        Err("this backend does not record what its devices run".into())
+        records_nothing()
     }
     /// The tensor that is there.
     ///
     /// # Errors
     /// Why it cannot be one.
     fn at(_: &Self::Fixed) -> Result<HandleKind<Self>, String> {
-        Err("this backend does not record what its devices run".into())
+        records_nothing()
     }
     /// A tensor of host data.
     fn of_data(data: TensorData, device: &Self::Device) -> HandleKind<Self> {
