@@ -8,6 +8,7 @@ mod common;
 use std::time::Duration;
 
 use burn::module::{Module, Param, ParamId};
+use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use common::accumulate::mean_of_steps;
 use common::{Bits, Measured, Plain, Planned, alone, settings, small};
@@ -264,6 +265,52 @@ fn recorded_steps_are_one_launch_and_the_same() {
             for m in measured {
                 assert!(!m.report.one_launch && m.report.measured_peak.unwrap() <= m.report.budget, "{at}: {m:?}");
             }
+        }
+    }
+}
+
+/// Recordings give way to steps that need their memory: what was one launch runs as usual from then on.
+#[test]
+fn recordings_give_way_to_steps_that_need_their_memory() {
+    #[derive(Module, Debug)]
+    struct Layers {
+        layers: Vec<Linear>,
+    }
+    let _alone = alone();
+    let Some(device) = device() else { return };
+    let layers = Layers { layers: (0..4).map(|_| LinearConfig::new(32, 32).init(&device)).collect() };
+    let costs = tempfile::tempdir().unwrap();
+    for fusion in [false, true] {
+        let wrapped = |budget| {
+            let settings = settings(budget).fusion(fusion).profile_directory(Some(costs.path().to_owned()));
+            Rematerialize::with_settings(layers.clone(), settings.optimizer_bytes_per_parameter(0.0).one_launch(true))
+        };
+        let run = |model: &Rematerialize<Layers>, rows: usize| {
+            let step = model.step(Tensor::<2>::ones([rows, 32], &device), |m: &Layers, x| {
+                m.layers.iter().fold(x, |x, layer| layer.forward(x).tanh()).powi_scalar(2).mean()
+            });
+            let step = step.unwrap();
+            let bits = (common::data_of(step.loss), common::gradients_of(model, &step.grads));
+            assert!(step.report.measured_peak.unwrap() <= step.report.budget, "{:?}", step.report);
+            (bits, step.report)
+        };
+        let (few, many) = (64, 512);
+        let needed = run(&wrapped(Budget::Unlimited), many).1.planned_peak;
+        // A little of a budget is held back.
+        let model = wrapped(Budget::bytes(needed.get() * 100 / 96));
+        let (want, _) = run(&model, few);
+        let launches = [run(&model, few), run(&model, few)].map(|(bits, report)| {
+            assert!(bits == want, "fusion {fusion}");
+            report.one_launch
+        });
+        assert_eq!((launches, model.one_launch()), ([false, true], OneLaunch::Recorded), "fusion {fusion}");
+        assert!(!run(&model, many).1.one_launch);
+        assert_eq!(model.one_launch(), OneLaunch::Not, "fusion {fusion}");
+        let (bits, report) = run(&model, few);
+        assert!(bits == want && !report.one_launch, "fusion {fusion}");
+        match model.one_launch() {
+            OneLaunch::Refused { why } => assert!(why.contains("need its memory"), "{why}"),
+            other => panic!("fusion {fusion}: {other:?}"),
         }
     }
 }
