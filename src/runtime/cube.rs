@@ -410,4 +410,5 @@ impl Local for CubeBackend {
     }
 
     const IN_HEAP: bool = false;
+    const BEHIND: bool = true;
 }
