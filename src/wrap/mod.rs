@@ -28,7 +28,7 @@ use crate::error::{Error, Result};
 use crate::graph::trace::{
     Forward, Place, Program, StepOutput, Tensors, model_device, panic_message, quietly, trace, trace_at,
 };
-use crate::plan::Plan;
+use crate::plan::{Plan, Step};
 use crate::runtime::{Lanes, Local, Overseer, Target, Usage, Watch, Windows};
 use crate::units::{Budget, Bytes};
 use binding::{Home, Inputs, ModuleState};
@@ -161,13 +161,17 @@ impl Shared {
         // Constants are counted with what is there before.
         let gauge = Gauge::<B>::new(&device);
         let (settings, sample) = (&self.settings, || gauge.sample());
+        // Looking at pools makes whoever asks wait for the one that answers; after a drop they hold no more than before.
+        let grows = |step: usize| !matches!(entry.plan.steps.get(step), Some(Step::Drop(_)));
         // Where operations wait in a queue to be fused none has a time of its own.
         let mut windows = (settings.timed && !B::QUEUES && !replay).then(Windows::begin);
         let results = match &mut recordings {
             None => {
                 let mut observe = observe;
                 let each = &mut |step| {
-                    sample();
+                    if grows(step) {
+                        sample();
+                    }
                     observe.as_mut().into_iter().for_each(|observe| observe(step));
                 };
                 let mut watch = Watch { each, windows: windows.take() };
@@ -177,7 +181,12 @@ impl Shared {
             }
             Some(recordings) if replay => recordings.replay(entry, &device, &bindings.there).inspect(|_| sample()),
             Some(recordings) => recordings.run(entry, &device, bindings, &sample, &mut |bindings, each| {
-                let mut watch = Watch { each: &mut |_| each(), windows: None };
+                let each = &mut |step| {
+                    if grows(step) {
+                        each();
+                    }
+                };
+                let mut watch = Watch { each, windows: None };
                 entry.run(settings, &device, bindings, number, &mut watch)
             }),
         };
