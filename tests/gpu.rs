@@ -649,7 +649,7 @@ fn integers_and_booleans_come_from_host_memory() {
                 let y = x.matmul(weight.val()).select(0, self.rows.val());
                 y.clone().mask_fill(self.mask.val(), 0.5).mask_fill(y.lower_elem(0.25).bool_and(self.mask.val()), 0.125)
             };
-            self.weights.iter().fold(x, layer) + self.rows.val().float().unsqueeze()
+            self.weights.iter().fold(x, layer) + self.rows.val().float().unsqueeze::<2>()
         }
     }
 
