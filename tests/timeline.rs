@@ -211,17 +211,13 @@ fn layers(of: &[(u64, u64, u64)]) -> Problem {
     problem
 }
 
-fn loads(op: OpId) -> bool {
-    op.index().is_multiple_of(2)
-}
-
 /// The end of `steps` where copies are made beside the computing, one after another, and computing waits for what it reads.
 fn beside(problem: &Problem, steps: &[Step]) -> u64 {
     let (mut now, mut lane, mut there) = (0, 0, std::collections::BTreeMap::new());
     for step in steps {
         let Step::Compute { op, .. } = step else { continue };
         let (time, of) = (problem.costs.time[*op].get(), &problem.graph.ops()[*op]);
-        if loads(*op) {
+        if problem.loads(*op) {
             lane = lane.max(now) + time;
             there.insert(of.outputs[0], lane);
         } else {
@@ -302,6 +298,46 @@ fn copies_begun_early_stay_legal_within_the_limit_and_are_never_later() {
         assert!(beside(&problem, &all) <= now + of.iter().map(|layer| layer.1).max().unwrap(), "{of:?}");
     }
     assert!(gained > 100, "{gained}");
+}
+
+/// Weights that are read twice, which a small budget has no room to keep: they are brought again, by every solver.
+#[test]
+fn what_is_brought_again_is_predicted_and_bounded() {
+    use plimsoll::solver::{self, Options};
+    let (depth, mut again) = (6, 0);
+    let mut values = vec![r#"{"bytes":10}"#.to_owned()];
+    values.extend((0..depth).map(|k| format!(r#"{{"bytes":{}}}"#, 50 + 10 * k)));
+    values.extend((0..2 * depth).map(|_| r#"{"bytes":10}"#.to_owned()));
+    let mut ops: Vec<String> = (0..depth)
+        .map(|k| format!(r#"{{"kind":"load","loads":true,"time":{},"inputs":[],"outputs":[{}]}}"#, 20 + k, k + 1))
+        .collect();
+    ops.extend((0..2 * depth).map(|n| {
+        let (weight, read, made) = (n % depth + 1, if n == 0 { 0 } else { depth + n }, depth + n + 1);
+        format!(r#"{{"kind":"layer","time":25,"inputs":[{read},{weight}],"outputs":[{made}]}}"#)
+    }));
+    let text = format!(
+        r#"{{"format":"plimsoll.problem","version":2,"values":[{}],"ops":[{}],"resident":[0],"outputs":[{}]}}"#,
+        values.join(","),
+        ops.join(","),
+        3 * depth
+    );
+    let problem = Problem::from_json(&text, "twice").unwrap();
+    let everything = solver::baseline(&problem).1.peak.get();
+    for solver in ["auto", "evict", "recompute-all"] {
+        for share in [30, 45, 60, 80, 100] {
+            let budget = Bytes(everything * share / 100);
+            let options = Options { node_limit: Some(200), ..Options::default() };
+            let Ok(plan) = solver::plan(&problem, budget, solver, &options) else { continue };
+            plimsoll::check::check(&problem, &plan).unwrap();
+            let predicted = &plan.predicted;
+            let runs =
+                plan.steps.iter().filter(|step| matches!(step, Step::Compute { op, .. } if problem.loads(*op))).count();
+            again += runs - depth;
+            assert!(predicted.peak <= budget && predicted.overhead >= predicted.lower_bound, "{solver}: {predicted:?}");
+            assert_eq!(predicted.time.get(), beside(&problem, &plan.steps), "{solver} at {share} %");
+        }
+    }
+    assert!(again > 0, "nothing was brought again");
 }
 
 #[cfg(feature = "fuzzing")]
