@@ -319,7 +319,6 @@ fn recordings_give_way_to_steps_that_need_their_memory() {
 #[test]
 #[cfg(feature = "fusion")]
 fn what_comes_back_from_the_host_lies_as_it_did() {
-    use burn::tensor::{Int, Tensor};
     use plimsoll::runtime::{Fused, Target};
     let _alone = alone();
     let Some(device) = device() else { return };
