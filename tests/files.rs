@@ -102,7 +102,7 @@ fn malformed_text_is_told_apart_from_contradictions() {
         ("another format", r#"{"format":"plimsoll.plan","version":1}"#.into()),
         ("no version", r#"{"format":"plimsoll.problem"}"#.into()),
         ("version 0", r#"{"format":"plimsoll.problem","version":0}"#.into()),
-        ("a newer version", r#"{"format":"plimsoll.problem","version":2,"anything":[{}]}"#.into()),
+        ("a newer version", r#"{"format":"plimsoll.problem","version":3,"anything":[{}]}"#.into()),
         ("a fractional version", r#"{"format":"plimsoll.problem","version":1.5}"#.into()),
         ("a version as text", r#"{"format":"plimsoll.problem","version":"1"}"#.into()),
         ("no values", with(r#""ops":[],"resident":[],"outputs":[]"#)),

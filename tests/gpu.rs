@@ -5,9 +5,11 @@
 
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use burn::tensor::{Device, TensorData};
+use burn::module::{Module, Param, ParamId};
+use burn::nn::{Linear, LinearConfig};
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use common::accumulate::mean_of_steps;
 use common::{Bits, Measured, Plain, Planned, alone, settings, small};
 use plimsoll::cost::{Link, Profile};
@@ -267,11 +269,56 @@ fn recorded_steps_are_one_launch_and_the_same() {
     }
 }
 
+/// Recordings give way to steps that need their memory: what was one launch runs as usual from then on.
+#[test]
+fn recordings_give_way_to_steps_that_need_their_memory() {
+    #[derive(Module, Debug)]
+    struct Layers {
+        layers: Vec<Linear>,
+    }
+    let _alone = alone();
+    let Some(device) = device() else { return };
+    let layers = Layers { layers: (0..4).map(|_| LinearConfig::new(32, 32).init(&device)).collect() };
+    let costs = tempfile::tempdir().unwrap();
+    for fusion in [false, true] {
+        let wrapped = |budget| {
+            let settings = settings(budget).fusion(fusion).profile_directory(Some(costs.path().to_owned()));
+            Rematerialize::with_settings(layers.clone(), settings.optimizer_bytes_per_parameter(0.0).one_launch(true))
+        };
+        let run = |model: &Rematerialize<Layers>, rows: usize| {
+            let step = model.step(Tensor::<2>::ones([rows, 32], &device), |m: &Layers, x| {
+                m.layers.iter().fold(x, |x, layer| layer.forward(x).tanh()).powi_scalar(2).mean()
+            });
+            let step = step.unwrap();
+            let bits = (common::data_of(step.loss), common::gradients_of(model, &step.grads));
+            assert!(step.report.measured_peak.unwrap() <= step.report.budget, "{:?}", step.report);
+            (bits, step.report)
+        };
+        let (few, many) = (64, 512);
+        let needed = run(&wrapped(Budget::Unlimited), many).1.planned_peak;
+        // A little of a budget is held back.
+        let model = wrapped(Budget::bytes(needed.get() * 100 / 96));
+        let (want, _) = run(&model, few);
+        let launches = [run(&model, few), run(&model, few)].map(|(bits, report)| {
+            assert!(bits == want, "fusion {fusion}");
+            report.one_launch
+        });
+        assert_eq!((launches, model.one_launch()), ([false, true], OneLaunch::Recorded), "fusion {fusion}");
+        assert!(!run(&model, many).1.one_launch);
+        assert_eq!(model.one_launch(), OneLaunch::Not, "fusion {fusion}");
+        let (bits, report) = run(&model, few);
+        assert!(bits == want && !report.one_launch, "fusion {fusion}");
+        match model.one_launch() {
+            OneLaunch::Refused { why } => assert!(why.contains("need its memory"), "{why}"),
+            other => panic!("fusion {fusion}: {other:?}"),
+        }
+    }
+}
+
 /// Kernels choose by how their inputs lie how they add up: what was moved to the host must come back as it lay.
 #[test]
 #[cfg(feature = "fusion")]
 fn what_comes_back_from_the_host_lies_as_it_did() {
-    use burn::tensor::{Int, Tensor};
     use plimsoll::runtime::{Fused, Target};
     let _alone = alone();
     let Some(device) = device() else { return };
@@ -403,6 +450,54 @@ fn stages_on_the_device_train_the_same_bits() {
     }
 }
 
+/// What a step takes until its device has done it, and what was predicted of it.
+#[test]
+#[ignore = "a table: takes minutes, and times are what they are"]
+fn predicted_and_measured_times() {
+    struct Timed(plimsoll::Settings);
+    impl ZooVisitor for Timed {
+        type Output = (Duration, Duration);
+        fn visit<M: ZooModel>(
+            self,
+            _name: &'static str,
+            model: M,
+            batch: impl Fn(u64, &Device) -> M::Inputs + Send + Sync + 'static,
+        ) -> Self::Output {
+            let device = model.devices()[0].clone();
+            let model = Rematerialize::with_settings(model, self.0);
+            let mut times: Vec<Duration> = (0..9)
+                .map(|n| {
+                    let inputs = batch(n, &device);
+                    device.sync().unwrap();
+                    let start = Instant::now();
+                    let _step = model.step(inputs, |m: &M, inputs| m.batch_loss(inputs)).unwrap();
+                    device.sync().unwrap();
+                    start.elapsed()
+                })
+                .skip(2)
+                .collect();
+            times.sort_unstable();
+            let predicted = model.latest_plan().unwrap().predicted.time;
+            (Duration::from_nanos(predicted.get()), times[times.len() / 2])
+        }
+    }
+    let _alone = alone();
+    let Some(device) = device() else { return };
+    println!("| model | fusion | predicted | measured | ratio |\n|---|---|---|---|---|");
+    let only = std::env::var("PLIMSOLL_MODELS").unwrap_or_else(|_| "gpt,resnet,mixer,lstm".into());
+    let large =
+        zoo::Settings::tiny("gpt").unwrap().set("layers", 2).set("width", 128).set("sequence", 64).set("batch", 16);
+    let sizes = only.split(',').map(|name| (name, small(name))).chain([("gpt", large)]);
+    for (name, size) in sizes {
+        for fusion in [false, true] {
+            let settings = settings(Budget::Unlimited).fusion(fusion);
+            let (predicted, measured) = zoo::with_model(name, &size, &device, 7, Timed(settings)).unwrap();
+            let ratio = predicted.as_secs_f64() / measured.as_secs_f64();
+            println!("| {name} | {fusion} | {predicted:.1?} | {measured:.1?} | {ratio:.2} |");
+        }
+    }
+}
+
 /// The pools hold no more after many steps than after a few.
 #[test]
 fn reserved_memory_does_not_creep() {
@@ -523,6 +618,67 @@ fn parameters_come_from_host_memory_when_they_do_not_fit() {
     let Some(device) = device() else { return };
     for name in ["gpt", "vit"] {
         zoo::with_model(name, &small(name), &Device::flex().autodiff(), 7, Brought(device.clone())).unwrap();
+    }
+}
+
+/// Integers and booleans of a module in host memory, where booleans are stored otherwise than on the device.
+#[test]
+fn integers_and_booleans_come_from_host_memory() {
+    #[derive(Module, Debug)]
+    struct Picked {
+        weights: Vec<Param<Tensor<2>>>,
+        rows: Param<Tensor<1, Int>>,
+        mask: Param<Tensor<2, Bool>>,
+    }
+
+    impl Picked {
+        fn new(device: &Device) -> Self {
+            let weight = |k: usize| -> Vec<f32> { (0..64 * 64).map(|i| ((i * 37 + k) % 101) as f32 / 101.0).collect() };
+            let weight = |k| Tensor::from_data(TensorData::new(weight(k), [64, 64]), device);
+            let mask: Vec<bool> = (0..64 * 64).map(|i| i % 3 == 0).collect();
+            Self {
+                weights: (0..4).map(|k| Param::from_tensor(weight(k))).collect(),
+                rows: Param::initialized(ParamId::new(), Tensor::arange(0..64, device).flip([0])),
+                mask: Param::initialized(ParamId::new(), Tensor::from_data(TensorData::new(mask, [64, 64]), device)),
+            }
+        }
+
+        fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+            let layer = |x: Tensor<2>, weight: &Param<Tensor<2>>| {
+                let y = x.matmul(weight.val()).select(0, self.rows.val());
+                y.clone().mask_fill(self.mask.val(), 0.5).mask_fill(y.lower_elem(0.25).bool_and(self.mask.val()), 0.125)
+            };
+            self.weights.iter().fold(x, layer) + self.rows.val().float().unsqueeze::<2>()
+        }
+    }
+
+    let _alone = alone();
+    let Some(device) = device() else { return };
+    let device = device.inner();
+    let x = || Tensor::<2>::ones([64, 64], &device) / 64.0;
+    let there = Picked::new(&device);
+    assert_ne!(there.mask.val().dtype(), Picked::new(&Device::flex()).mask.val().dtype());
+    let want = common::data_of(there.forward(x()));
+    let costs = tempfile::tempdir().unwrap();
+    for fusion in [false, true] {
+        let infer = |budget| {
+            let settings = settings(budget).fusion(fusion).profile_directory(Some(costs.path().to_owned()));
+            let model = Rematerialize::with_settings(Picked::new(&Device::flex()), settings);
+            let run = || model.infer(x(), |m: &Picked, x| m.forward(x));
+            run()?;
+            let done = run()?;
+            assert!(done.report.measured_peak.unwrap() <= done.report.budget, "{:?}", done.report);
+            Ok::<_, Error>((common::data_of(done.output), model.latest_plan().unwrap()))
+        };
+        let least = match infer(Budget::bytes(1)) {
+            Err(Error::Infeasible { minimum: Some(least), .. }) => Budget::Bytes(least),
+            other => panic!("one byte is not enough: {:?}", other.map(|it| it.1.predicted)),
+        };
+        for budget in [Budget::Unlimited, least] {
+            let (got, plan) = infer(budget).unwrap();
+            assert_eq!(got, want, "{budget}, fusion {fusion}");
+            println!("{budget}, fusion {fusion}: {} steps, {:?}", plan.steps.len(), plan.predicted);
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use common::accumulate::{mean_of_steps, one_after_the_other};
 use common::{Bits, SLACK, alone, before_transforms, gradients_of, settings, small, state_of};
 use plimsoll::pipeline::{self, Action, Shape, Topology};
 use plimsoll::zoo::{self, ZooModel, ZooVisitor};
-use plimsoll::{Budget, Error, Nanos, PipelineReport, PipelineSettings, Reduction, Rematerialize};
+use plimsoll::{Budget, Bytes, Error, Nanos, PipelineReport, PipelineSettings, Reduction, Rematerialize};
 
 #[global_allocator]
 static ALLOCATOR: plimsoll::alloc::Counting = plimsoll::alloc::Counting;
@@ -307,6 +307,60 @@ fn what_cannot_be_run_in_stages_is_refused() {
     let own = options(4, "1f1b").replicas(2);
     let statistics = in_stages("resnet", &small("resnet"), 2, Budget::Unlimited, own);
     assert!(setting(statistics.err().unwrap()).contains("and one replica"));
+}
+
+/// A device of a pipeline that has no memory left: the model is as it was, and where that was asked for the next step is planned with less
+/// on that device.
+#[test]
+fn a_stage_that_runs_out_of_memory_is_planned_for_less() {
+    struct Short;
+    impl ZooVisitor for Short {
+        type Output = ();
+        fn visit<M: ZooModel>(
+            self,
+            _name: &'static str,
+            model: M,
+            batch: impl Fn(u64, &Device) -> M::Inputs + Send + Sync + 'static,
+        ) {
+            // The device that has no memory for Fourier transforms, if any.
+            static SHORT: AtomicUsize = AtomicUsize::new(usize::MAX);
+            let device = model.devices()[0].clone();
+            for replan in [false, true] {
+                let own = before_transforms(settings(Budget::Unlimited), || {
+                    let short = format!("plimsoll d{}", SHORT.load(Relaxed));
+                    if std::thread::current().name().is_some_and(|name| name.starts_with(&short)) {
+                        panic!("out of device memory allocating 4096 bytes");
+                    }
+                });
+                let own = options(4, "1f1b").settings(own.replan_on_oom(replan));
+                let model = model.clone();
+                let pipe = Rematerialize::pipeline(model, vec![Device::flex(); 2], Budget::Unlimited, own).unwrap();
+                let step = || pipe.step(batch(0, &device), |m: &M, inputs| m.batch_loss(inputs));
+                let bits = || {
+                    let step = step().unwrap();
+                    (step.loss.into_data(), gradients_of(&pipe, &step.grads))
+                };
+                let peaks = || -> Vec<Bytes> {
+                    pipe.latest_pipeline().unwrap().run.devices.iter().map(|device| device.peak).collect()
+                };
+                let (want, before) = (bits(), state_of(&pipe));
+                for short in [1, 0, 1] {
+                    let planned = peaks();
+                    SHORT.store(short, Relaxed);
+                    let error = step().err().unwrap();
+                    SHORT.store(usize::MAX, Relaxed);
+                    let text = error.to_string();
+                    assert!(matches!(error, Error::OutOfMemory { .. }), "{text}");
+                    assert!(text.contains(&format!("d{short}, ")) && text.contains("replan_on_oom"), "{text}");
+                    assert_eq!(state_of(&pipe), before);
+                    assert!(bits() == want, "a step planned for less");
+                    assert_eq!(peaks()[short] < planned[short], replan, "{planned:?}, then {:?}", peaks());
+                }
+            }
+        }
+    }
+    let _alone = alone();
+    zoo::with_model("fno", &small("fno"), &Device::flex().autodiff(), 7, Short).unwrap();
 }
 
 /// A step in which an op panics, or hangs, on one device fails soon on all; the model is as it was, and goes on. A device that

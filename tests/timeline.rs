@@ -194,23 +194,21 @@ fn layers(of: &[(u64, u64, u64)]) -> Problem {
         let (weight, made) = (2 * k + 1, 2 * k + 2);
         values.push(format!(r#"{{"bytes":{bytes}}}"#));
         values.push(r#"{"bytes":10}"#.to_owned());
-        ops.push(format!(r#"{{"kind":"load","time":{copy},"inputs":[],"outputs":[{weight}]}}"#));
+        ops.push(format!(r#"{{"kind":"load","loads":true,"time":{copy},"inputs":[],"outputs":[{weight}]}}"#));
         ops.push(format!(
             r#"{{"kind":"layer","time":{time},"workspace":5,"inputs":[{},{weight}],"outputs":[{made}]}}"#,
             if k == 0 { 0 } else { 2 * k }
         ));
     }
     let text = format!(
-        r#"{{"format":"plimsoll.problem","version":1,"values":[{}],"ops":[{}],"resident":[0],"outputs":[{}]}}"#,
+        r#"{{"format":"plimsoll.problem","version":2,"values":[{}],"ops":[{}],"resident":[0],"outputs":[{}]}}"#,
         values.join(","),
         ops.join(","),
         2 * of.len()
     );
-    Problem::from_json(&text, "layers").unwrap()
-}
-
-fn loads(op: OpId) -> bool {
-    op.index().is_multiple_of(2)
+    let problem = Problem::from_json(&text, "layers").unwrap();
+    assert_eq!(Problem::from_json(&problem.to_json(), "again").unwrap(), problem);
+    problem
 }
 
 /// The end of `steps` where copies are made beside the computing, one after another, and computing waits for what it reads.
@@ -219,7 +217,7 @@ fn beside(problem: &Problem, steps: &[Step]) -> u64 {
     for step in steps {
         let Step::Compute { op, .. } = step else { continue };
         let (time, of) = (problem.costs.time[*op].get(), &problem.graph.ops()[*op]);
-        if loads(*op) {
+        if problem.loads(*op) {
             lane = lane.max(now) + time;
             there.insert(of.outputs[0], lane);
         } else {
@@ -241,10 +239,16 @@ fn copies_are_begun_as_long_before_as_they_take() {
     let problem = layers(&[(20, 20, 100), (20, 40, 100), (20, 20, 100)]);
     let steps = plimsoll::solver::baseline(&problem).0;
     assert_eq!(order(&steps), [0, 1, 2, 3, 4, 5]);
-    let at = |limit| early(&problem, &steps, Bytes(limit), &loads).unwrap();
+    let at = |limit| early(&problem, &steps, Bytes(limit)).unwrap();
     let wide = at(1000);
     assert_eq!(order(&wide), [0, 2, 1, 4, 3, 5]);
     assert_eq!((beside(&problem, &steps), beside(&problem, &wide)), (140, 100));
+    let timeline = simulate(&problem, &wide).unwrap();
+    let spans = timeline.spans.iter().map(|span| (span.step, span.lane, span.start.get(), span.end.get()));
+    let (compute, copies): (Vec<_>, Vec<_>) = spans.partition(|span| span.1 == Lane::Compute);
+    assert_eq!(compute.iter().map(|it| (it.2, it.3)).collect::<Vec<_>>(), [(20, 40), (40, 80), (80, 100)]);
+    assert_eq!(copies.iter().map(|it| (it.2, it.3)).collect::<Vec<_>>(), [(0, 20), (20, 40), (40, 60)]);
+    assert!(copies.iter().all(|it| it.1 == Lane::HostToDevice), "{copies:?}");
     // The first layer takes 125 bytes with its weight, the others 135.
     assert_eq!(order(&at(235)), [0, 2, 1, 4, 3, 5]);
     assert_eq!(order(&at(234)), [0, 2, 1, 3, 4, 5]);
@@ -265,9 +269,9 @@ fn copies_begun_early_stay_legal_within_the_limit_and_are_never_later() {
         let (steps, timeline) = plimsoll::solver::baseline(&problem);
         let limit = timeline.peak + Bytes(random(500));
         let options = plimsoll::solver::Options::default();
-        let mut plan = plimsoll::solver::plan(&problem, limit, "keep-all", &options).unwrap();
-        plan.steps = early(&problem, &steps, limit, &loads).unwrap();
-        plan.predicted.peak = simulate(&problem, &plan.steps).unwrap().peak;
+        let plan = plimsoll::solver::plan(&problem, limit, "keep-all", &options).unwrap();
+        assert_eq!(plan.steps, early(&problem, &steps, limit).unwrap());
+        assert_eq!(plan.predicted.peak, simulate(&problem, &plan.steps).unwrap().peak);
         plimsoll::check::check(&problem, &plan).unwrap();
         assert!(plan.predicted.peak <= limit);
         assert_eq!(plan.steps.len(), steps.len());
@@ -275,9 +279,17 @@ fn copies_begun_early_stay_legal_within_the_limit_and_are_never_later() {
         assert_eq!(layers_of(&plan.steps), layers_of(&steps));
         let (before, after) = (beside(&problem, &steps), beside(&problem, &plan.steps));
         assert!(after <= before, "{of:?}: {after}, not {before}");
+        for (steps, time) in [(&steps, before), (&plan.steps, after)] {
+            assert_eq!(simulate(&problem, steps).unwrap().time.get(), time, "{of:?}");
+        }
+        // Solvers begin copies ahead by themselves, and know no bound on what that saves but the computing.
+        let predicted = &plan.predicted;
+        let computing: u64 = of.iter().map(|layer| layer.1).sum();
+        let least = ((1.0 + predicted.lower_bound) * before as f64).round() as u64;
+        assert_eq!((predicted.time.get(), predicted.baseline_time.get(), least), (after, before, computing), "{of:?}");
         gained += usize::from(after < before);
         // With room for everything no layer waits for a copy that could have been made while others ran.
-        let all = early(&problem, &steps, Bytes(u64::MAX), &loads).unwrap();
+        let all = early(&problem, &steps, Bytes(u64::MAX)).unwrap();
         let (mut lane, mut now) = (0, 0);
         for &(copy, time, _) in &of {
             lane += copy;
@@ -286,6 +298,46 @@ fn copies_begun_early_stay_legal_within_the_limit_and_are_never_later() {
         assert!(beside(&problem, &all) <= now + of.iter().map(|layer| layer.1).max().unwrap(), "{of:?}");
     }
     assert!(gained > 100, "{gained}");
+}
+
+/// Weights that are read twice, which a small budget has no room to keep: they are brought again, by every solver.
+#[test]
+fn what_is_brought_again_is_predicted_and_bounded() {
+    use plimsoll::solver::{self, Options};
+    let (depth, mut again) = (6, 0);
+    let mut values = vec![r#"{"bytes":10}"#.to_owned()];
+    values.extend((0..depth).map(|k| format!(r#"{{"bytes":{}}}"#, 50 + 10 * k)));
+    values.extend((0..2 * depth).map(|_| r#"{"bytes":10}"#.to_owned()));
+    let mut ops: Vec<String> = (0..depth)
+        .map(|k| format!(r#"{{"kind":"load","loads":true,"time":{},"inputs":[],"outputs":[{}]}}"#, 20 + k, k + 1))
+        .collect();
+    ops.extend((0..2 * depth).map(|n| {
+        let (weight, read, made) = (n % depth + 1, if n == 0 { 0 } else { depth + n }, depth + n + 1);
+        format!(r#"{{"kind":"layer","time":25,"inputs":[{read},{weight}],"outputs":[{made}]}}"#)
+    }));
+    let text = format!(
+        r#"{{"format":"plimsoll.problem","version":2,"values":[{}],"ops":[{}],"resident":[0],"outputs":[{}]}}"#,
+        values.join(","),
+        ops.join(","),
+        3 * depth
+    );
+    let problem = Problem::from_json(&text, "twice").unwrap();
+    let everything = solver::baseline(&problem).1.peak.get();
+    for solver in ["auto", "evict", "recompute-all"] {
+        for share in [30, 45, 60, 80, 100] {
+            let budget = Bytes(everything * share / 100);
+            let options = Options { node_limit: Some(200), ..Options::default() };
+            let Ok(plan) = solver::plan(&problem, budget, solver, &options) else { continue };
+            plimsoll::check::check(&problem, &plan).unwrap();
+            let predicted = &plan.predicted;
+            let runs =
+                plan.steps.iter().filter(|step| matches!(step, Step::Compute { op, .. } if problem.loads(*op))).count();
+            again += runs - depth;
+            assert!(predicted.peak <= budget && predicted.overhead >= predicted.lower_bound, "{solver}: {predicted:?}");
+            assert_eq!(predicted.time.get(), beside(&problem, &plan.steps), "{solver} at {share} %");
+        }
+    }
+    assert!(again > 0, "nothing was brought again");
 }
 
 #[cfg(feature = "fuzzing")]

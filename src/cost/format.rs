@@ -1,7 +1,7 @@
 //! Reading and writing `*.problem.json` and `*.problem.json.zst`.
 //!
-//! Version 1 is the only one. A reader refuses what is newer and says so; fields it does not know
-//! are refused too, so that a misspelt one is never silently ignored.
+//! Version 2 added ops that bring a tensor from host memory (`loads`). A reader refuses what is newer and says so; fields
+//! it does not know are refused too, so that a misspelt one is never silently ignored.
 
 use std::io::Read;
 use std::path::Path;
@@ -15,7 +15,7 @@ use crate::files::{self, Format};
 use crate::graph::{Graph, GraphBuilder, NewValue, Op, Phase, Replay, Role};
 use crate::units::{Bytes, Nanos};
 
-const FORMAT: Format = Format { name: "plimsoll.problem", version: 1 };
+const FORMAT: Format = Format { name: "plimsoll.problem", version: 2 };
 
 /// An id as a file gives it. Out-of-range ids are clamped to an id that is out of range too, and
 /// reported by the builder.
@@ -61,6 +61,16 @@ struct FileOp {
     inplace: Option<Vec<(u64, u64)>>,
     #[serde(default)]
     replay: Option<Replay>,
+    #[serde(default)]
+    loads: bool,
+}
+
+/// An op, and what stands in the file beside it.
+struct Costed {
+    op: Op,
+    time: Nanos,
+    workspace: Bytes,
+    loads: bool,
 }
 
 #[derive(Deserialize)]
@@ -75,7 +85,7 @@ struct FileProblem {
     #[serde(deserialize_with = "values")]
     values: Vec<NewValue>,
     #[serde(deserialize_with = "ops")]
-    ops: Vec<(Op, Nanos, Bytes)>,
+    ops: Vec<Costed>,
     resident: Vec<Id>,
     outputs: Vec<Id>,
     #[serde(default)]
@@ -93,7 +103,7 @@ fn values<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<NewValue>, D
     files::entries(deserializer, |i| ValueId::from_index(i).to_string(), make)
 }
 
-fn ops<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(Op, Nanos, Bytes)>, D::Error> {
+fn ops<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Costed>, D::Error> {
     fn clamp((a, b): (u64, u64)) -> (usize, usize) {
         (usize::try_from(a).unwrap_or(usize::MAX), usize::try_from(b).unwrap_or(usize::MAX))
     }
@@ -107,7 +117,7 @@ fn ops<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(Op, Nanos, Byt
             inplace: pairs.map(clamp).collect(),
             replay: op.replay.unwrap_or_default(),
         };
-        (made, Nanos(op.time), Bytes(op.workspace))
+        Costed { op: made, time: Nanos(op.time), workspace: Bytes(op.workspace), loads: op.loads }
     };
     files::entries(deserializer, |i| OpId::from_index(i).to_string(), make)
 }
@@ -117,14 +127,16 @@ impl TryFrom<FileProblem> for Problem {
 
     fn try_from(file: FileProblem) -> Result<Self> {
         let mut costs = Costs { time: Default::default(), workspace: Default::default() };
-        let costed = |(op, time, workspace)| {
-            costs.time.push(time);
+        let mut loads = Vec::new();
+        let costed = |Costed { op, time, workspace, loads: load }| {
+            let id = costs.time.push(time);
             costs.workspace.push(workspace);
+            loads.extend(load.then_some(id));
             op
         };
         let ops = file.ops.into_iter().map(costed).collect();
         let builder = GraphBuilder::of(file.values, ops, ids(file.resident), ids(file.outputs));
-        Problem::new(file.name, builder.finish()?, costs, file.device.unwrap_or_default())
+        Problem::new(file.name, builder.finish()?, costs, file.device.unwrap_or_default())?.with_loads(loads)
     }
 }
 
@@ -148,6 +160,8 @@ struct OpOut<'a> {
     outputs: &'a [ValueId],
     inplace: &'a [(usize, usize)],
     replay: Replay,
+    #[serde(skip_serializing_if = "is_default")]
+    loads: bool,
 }
 
 #[derive(Serialize)]
@@ -189,6 +203,7 @@ fn ops_out<S: Serializer>(problem: &Problem, serializer: S) -> Result<S::Ok, S::
         outputs: &op.outputs,
         inplace: &op.inplace,
         replay: op.replay,
+        loads: problem.loads(id),
     }))
 }
 

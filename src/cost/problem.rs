@@ -1,9 +1,11 @@
 //! Graph + costs + device: what a solver is given.
 
+use std::collections::BTreeSet;
+
 use crate::cost::Device;
 use crate::entity::{EntityMap, OpId};
 use crate::error::{Error, Result, shortened};
-use crate::graph::Graph;
+use crate::graph::{Graph, Replay};
 use crate::units::{Bytes, Nanos};
 
 /// Time and workspace of every op of a graph.
@@ -26,6 +28,9 @@ pub struct Problem {
     pub costs: Costs,
     /// What the device can hold and move.
     pub device: Device,
+    /// Ops that only bring a tensor from host memory: they take their time on the lane of such copies, beside
+    /// computing. See [`with_loads`](Self::with_loads).
+    loads: BTreeSet<OpId>,
 }
 
 impl Problem {
@@ -60,7 +65,36 @@ impl Problem {
                 )
             })?;
         }
-        Ok(Self { name: name.into(), graph, costs, device })
+        Ok(Self { name: name.into(), graph, costs, device, loads: BTreeSet::new() })
+    }
+
+    /// The same, where these ops only bring a tensor from host memory.
+    ///
+    /// # Errors
+    /// [`Error::InvalidProblem`] for an op that is not there, works in place or has side effects.
+    pub fn with_loads(mut self, loads: impl IntoIterator<Item = OpId>) -> Result<Self> {
+        self.loads = loads.into_iter().collect();
+        for &load in &self.loads {
+            let fault = |at: String, why: &str| Error::InvalidProblem { at: shortened(&at).into(), why: why.into() };
+            let Some(op) = self.graph.ops().get(load) else {
+                return Err(fault(load.to_string(), "it is to load a tensor, and is not there"));
+            };
+            if !op.inplace.is_empty() || op.replay == Replay::Once {
+                let why = "it loads a tensor, which is done in place nowhere and may be done again";
+                return Err(fault(self.graph.describe_op(load), why));
+            }
+        }
+        Ok(self)
+    }
+
+    /// Whether an op only brings a tensor from host memory.
+    pub fn loads(&self, op: OpId) -> bool {
+        self.loads.contains(&op)
+    }
+
+    /// Whether any op does.
+    pub fn has_loads(&self) -> bool {
+        !self.loads.is_empty()
     }
 
     /// A bound no plan's peak can go below: the larger of what is live at the end and what any one op needs by itself. An op that

@@ -338,7 +338,9 @@ impl Stage {
         let back = returned.iter().map(|&v| graph.values()[v].bytes).sum();
         let messages = Messages { received, sent, returned, sent_back };
         let costs = Costs { time: to.time, workspace: to.workspace };
-        let problem = Problem::new(problem.name.clone(), to.graph.finish()?, costs, device)?;
+        let loads = to.origins.iter().filter(|(_, origin)| matches!(origin, Origin::Op(op) if problem.loads(*op)));
+        let loads: Vec<OpId> = loads.map(|(op, _)| op).collect();
+        let problem = Problem::new(problem.name.clone(), to.graph.finish()?, costs, device)?.with_loads(loads)?;
         let (origins, values) = (to.origins, to.values);
         Ok(Self { problem, turn, between, returned: back, gradients, messages, results, origins, values })
     }

@@ -118,6 +118,16 @@ impl Topology {
         self
     }
 
+    /// The same where one device has no more than `memory` bytes.
+    ///
+    /// # Panics
+    /// When there is no such device.
+    pub fn with_at_most(mut self, device: usize, memory: Bytes) -> Self {
+        let it = &mut self.devices[device];
+        it.memory = it.memory.min(memory);
+        self
+    }
+
     /// `count` equal devices of `memory` bytes in one machine, between which messages take no time.
     pub fn equal(count: usize, memory: Bytes) -> Self {
         let device = |i: usize| TopologyDevice {

@@ -6,8 +6,8 @@ use crate::error::Result;
 use crate::plan::{Step, simulate};
 use crate::units::{Bytes, Nanos};
 
-/// The same steps, with each op of which `brings` is true begun so long before the first that reads its output that
-/// its copy has come by then, one copy after another, as far as `limit` has room for what then lies ready.
+/// The same steps, with each op that [only brings a tensor](Problem::with_loads) begun so long before the first that reads
+/// it that its copy has come by then, one copy after another, as far as `limit` has room for what then lies ready.
 ///
 /// ```text
 /// before  |load a|--op a--|load b|------op b------|load c|--op c--|
@@ -15,12 +15,11 @@ use crate::units::{Bytes, Nanos};
 ///                 |-load b-|        |load c|
 /// ```
 ///
-/// Times are the problem's, which counts these ops like any other: what a plan is predicted to take is what it would take if
-/// nothing went on beside a copy.
+/// The other steps stay in their order, and nothing is later than it was.
 ///
 /// # Errors
 /// Those of [`simulate`].
-pub fn early(problem: &Problem, steps: &[Step], limit: Bytes, brings: &dyn Fn(OpId) -> bool) -> Result<Vec<Step>> {
+pub fn early(problem: &Problem, steps: &[Step], limit: Bytes) -> Result<Vec<Step>> {
     let graph = &problem.graph;
     let mut live = simulate(problem, steps)?.live;
     // When the compute lane gets to each step, and to the end.
@@ -29,13 +28,13 @@ pub fn early(problem: &Problem, steps: &[Step], limit: Bytes, brings: &dyn Fn(Op
     for step in steps {
         at.push(now);
         match step {
-            Step::Compute { op, .. } if !brings(*op) => now += problem.costs.time[*op],
+            Step::Compute { op, .. } if !problem.loads(*op) => now += problem.costs.time[*op],
             _ => {}
         }
     }
     at.push(now);
 
-    let copies: Vec<Copy> = copies(problem, steps, brings);
+    let copies: Vec<Copy> = copies(problem, steps);
     // When each copy should begin, so that it and those after it come in time.
     let mut begins = vec![Nanos::ZERO; copies.len()];
     let mut next = now;
@@ -108,14 +107,14 @@ struct Copy {
     needed: usize,
 }
 
-fn copies(problem: &Problem, steps: &[Step], brings: &dyn Fn(OpId) -> bool) -> Vec<Copy> {
+fn copies(problem: &Problem, steps: &[Step]) -> Vec<Copy> {
     let graph = &problem.graph;
     let mut reader: EntityMap<ValueId, usize> = EntityMap::filled(steps.len(), graph.values().len());
     let mut found = Vec::new();
     for (step, what) in steps.iter().enumerate().rev() {
         let Step::Compute { op, .. } = what else { continue };
         let (inputs, outputs) = (&graph.ops()[*op].inputs, &graph.ops()[*op].outputs);
-        if brings(*op) {
+        if problem.loads(*op) {
             let needed = outputs.iter().map(|&v| reader[v]).min().unwrap_or(steps.len());
             found.push(Copy { step, op: *op, needed });
         }

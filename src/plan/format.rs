@@ -39,7 +39,7 @@ pub struct Predicted {
     pub baseline_peak: Bytes,
     /// Time of the baseline.
     pub baseline_time: Nanos,
-    /// `(time - baseline_time) / baseline_time`.
+    /// `(time - baseline_time) / baseline_time`. Negative where a baseline waits for copies that go on beside computing here.
     pub overhead: f64,
     /// No plan of the class the bound covers has a smaller overhead.
     pub lower_bound: f64,

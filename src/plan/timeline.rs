@@ -3,13 +3,15 @@
 //! ```text
 //! now          |---------op1--------|------op2------|........|---op3---|
 //! D2H                               |----offload v----|
-//! H2D                                                 |prefetch v|
+//! H2D          |--load--|                             |prefetch v|
 //! ```
 //!
 //! Steps are issued in the order of the list. A compute starts when the one before it has ended
 //! and every prefetched input has arrived. An offload's copy starts when its lane is free and the
 //! step is issued; a drop of an offloaded value, or taking its storage over, waits for that copy. A prefetch allocates when it
-//! is issued; its copy starts when its lane is free and the value has reached the host.
+//! is issued; its copy starts when its lane is free and the value has reached the host. An op that only brings a tensor
+//! from the host ([`Problem::loads`]) runs on that lane too: it allocates when it is issued, its copy starts when the lane
+//! is free, and computing goes on meanwhile up to what reads the tensor.
 
 use crate::cost::Problem;
 use crate::entity::{EntityMap, OpId, ValueId};
@@ -271,13 +273,22 @@ impl<'a> Simulator<'a> {
         for &(a, _) in inplace {
             self.leave(op.inputs[a]);
         }
+        let loads = self.problem.loads(id);
+        if loads {
+            start = start.max(self.h2d_free);
+        }
         let end = start + self.problem.costs.time[id];
         for &v in &op.outputs {
             self.arrives[v] = end;
         }
-        self.span(Lane::Compute, index, start, end);
-        self.now = end;
-        self.timeline.time = end;
+        if loads {
+            self.h2d_free = end;
+            self.span(Lane::HostToDevice, index, start, end);
+        } else {
+            self.now = end;
+            self.timeline.time = end;
+            self.span(Lane::Compute, index, start, end);
+        }
         Ok(during)
     }
 

@@ -237,18 +237,19 @@ impl Target for CubeBackend {
 
     fn load(
         tensor: &HandleKind<Flex>,
+        dtype: DType,
         device: &CubeDevice,
         windows: Option<&mut Windows>,
     ) -> Result<Coming<Self>, String> {
-        let data = super::flex::data(tensor);
+        let data = super::flex::data(tensor, dtype)?;
         let (shape, dtype) = (data.shape().clone(), data.dtype());
         let axes = 0..shape.len();
         Ok(inward(data.into_bytes(), (shape, dtype), axes, device, windows))
     }
 
-    fn load_for_good(tensor: &HandleKind<Flex>, device: &CubeDevice) -> Result<HandleKind<Self>, String> {
+    fn load_for_good(tensor: &HandleKind<Flex>, dtype: DType, device: &CubeDevice) -> Result<HandleKind<Self>, String> {
         Self::memory_persistent_allocations(device, tensor.clone(), |tensor| {
-            Self::load(&tensor, device, None).map(settled)
+            Self::load(&tensor, dtype, device, None).map(settled)
         })
     }
 
@@ -409,4 +410,5 @@ impl Local for CubeBackend {
     }
 
     const IN_HEAP: bool = false;
+    const BEHIND: bool = true;
 }

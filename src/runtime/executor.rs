@@ -309,7 +309,7 @@ impl Executable {
                     }
                     Instruction::Load(v) => {
                         let tensor = on_host.get(&v).ok_or("it is not among the tensors in host memory")?;
-                        let (tensor, landing) = B::load(tensor, device, windows.as_mut())?;
+                        let (tensor, landing) = B::load(tensor, self.tensors[v].dtype, device, windows.as_mut())?;
                         interpreter.bind(self.tensors[v].id, tensor);
                         coming.extend(landing.map(|landing| (v, landing)));
                     }

@@ -25,9 +25,12 @@ fn tensor(handle: &HandleKind<Flex>) -> &FlexTensor {
     }
 }
 
-/// What a tensor holds, in plain order.
-pub(super) fn data(handle: &HandleKind<Flex>) -> TensorData {
-    tensor(handle).clone().into_data()
+/// What a tensor holds, in plain order and as elements of a type.
+///
+/// # Errors
+/// Why it cannot be of that type.
+pub(super) fn data(handle: &HandleKind<Flex>, dtype: DType) -> Result<TensorData, String> {
+    tensor(handle).clone().into_data().try_cast(dtype).map_err(|error| error.to_string())
 }
 
 interpreted!(Flex);
@@ -149,6 +152,7 @@ impl Local for Flex {
     fn settle(_: &FlexDevice) {}
 
     const IN_HEAP: bool = true;
+    const BEHIND: bool = false;
 }
 
 /// A copy in a buffer of its own size, its dimensions in the same order in memory, so that ops do with it what they do

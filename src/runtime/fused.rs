@@ -288,15 +288,16 @@ impl Target for Fused {
 
     fn load(
         tensor: &HandleKind<Flex>,
+        dtype: DType,
         device: &CubeDevice,
         windows: Option<&mut Windows>,
     ) -> Result<Coming<Self>, String> {
-        let (handle, landing) = CubeBackend::load(tensor, device, windows)?;
+        let (handle, landing) = CubeBackend::load(tensor, dtype, device, windows)?;
         Ok((in_queue(handle)?, landing))
     }
 
-    fn load_for_good(tensor: &HandleKind<Flex>, device: &CubeDevice) -> Result<HandleKind<Self>, String> {
-        in_queue(CubeBackend::load_for_good(tensor, device)?)
+    fn load_for_good(tensor: &HandleKind<Flex>, dtype: DType, device: &CubeDevice) -> Result<HandleKind<Self>, String> {
+        in_queue(CubeBackend::load_for_good(tensor, dtype, device)?)
     }
 
     fn to_host(handle: HandleKind<Self>, windows: Option<&mut Windows>) -> Result<Self::Host, String> {

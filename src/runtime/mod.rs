@@ -21,7 +21,7 @@ mod timing;
 pub use executor::{Binding, Bindings, Executable, Frame, Watch};
 #[cfg(feature = "fusion")]
 pub use fused::{Fused, watch};
-pub use pipeline::{Batch, ChunkProgram, Did, Made, Workers, added, mean};
+pub use pipeline::{Batch, ChunkProgram, Did, Failure, Made, Workers, added, mean};
 pub use probe::OpProbe;
 pub(crate) use random::seed_of;
 pub use recorded::{Fixed, Inlet, Recorded};

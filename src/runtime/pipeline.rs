@@ -91,6 +91,15 @@ pub struct Made<B: Target> {
     pub peak: Option<Bytes>,
 }
 
+/// Why a step failed.
+#[derive(Debug)]
+pub struct Failure {
+    /// The device in whose memory it happened, where it was on one.
+    pub device: Option<Device>,
+    /// What happened.
+    pub error: Error,
+}
+
 /// The threads of a pipeline's devices. Each device has threads and an account of its own, so that what it takes can be told
 /// apart where all devices share one heap.
 pub struct Workers {
@@ -132,7 +141,8 @@ impl Workers {
     /// most.
     ///
     /// # Errors
-    /// [`Error::Execution`] naming device, action and op that failed first, after all workers have stopped.
+    /// [`Error::Execution`] or [`Error::OutOfMemory`] naming device, action and op that failed first, after all workers have
+    /// stopped; [`Error::Worker`] where the device is gone.
     pub fn run<B: Target>(
         &self,
         schedule: &Schedule,
@@ -140,7 +150,7 @@ impl Workers {
         devices: &[B::Device],
         batch: &Batch<'_, B>,
         patience: Duration,
-    ) -> Result<Vec<Made<B>>> {
+    ) -> Result<Vec<Made<B>>, Failure> {
         let _alone = self.at_work.lock().unwrap_or_else(PoisonError::into_inner);
         let step = Step {
             schedule,
@@ -171,7 +181,7 @@ impl Workers {
             made.collect::<Vec<Option<Made<B>>>>()
         });
         match step.wires.failure() {
-            Some(error) => Err(error),
+            Some(failure) => Err(failure),
             None => Ok(made.into_iter().flatten().collect()),
         }
     }
@@ -204,7 +214,7 @@ struct Traffic<B: Target> {
     /// What replicas have added up, by chunk and device, until the first replica takes it.
     sums: BTreeMap<(Chunk, Device), Sums<B>>,
     stopped: bool,
-    failure: Option<Error>,
+    failure: Option<Failure>,
 }
 
 impl<B: Target> Traffic<B> {
@@ -242,12 +252,12 @@ impl<B: Target> Wires<B> {
         self.moved.notify_all();
     }
 
-    fn fail(&self, error: Error) {
-        self.lock().failure.get_or_insert(error);
+    fn fail(&self, failure: Failure) {
+        self.lock().failure.get_or_insert(failure);
         self.stop();
     }
 
-    fn failure(&self) -> Option<Error> {
+    fn failure(&self) -> Option<Failure> {
         self.lock().failure.take()
     }
 
@@ -327,7 +337,7 @@ struct Step<'a, B: Target> {
 
 impl<B: Target> Step<'_, B> {
     fn fail(&self, at: String, why: String) {
-        self.wires.fail(Error::Execution { at, why });
+        self.wires.fail(Failure { device: None, error: Error::Execution { at, why } });
     }
 }
 
@@ -337,6 +347,8 @@ type Border = (Microbatch, Chunk, bool);
 struct Worker<'a, B: Target> {
     step: &'a Step<'a, B>,
     here: Device,
+    /// In whose memory it is working.
+    memory: Device,
     device: B::Device,
     frames: BTreeMap<(Microbatch, Chunk), Frame<B>>,
     /// What was received, or made here for another chunk here, by the chunk that made it.
@@ -367,6 +379,7 @@ impl<'a, B: Target> Worker<'a, B> {
         Self {
             step,
             here: Device(d as u32),
+            memory: Device(d as u32),
             device,
             frames: BTreeMap::new(),
             arrived: BTreeMap::new(),
@@ -393,12 +406,13 @@ impl<'a, B: Target> Worker<'a, B> {
             Err(Halt::Stopped) => None,
             Err(Halt::Failed(error)) => {
                 let place = format!("{}, {doing}", self.here);
-                self.step.wires.fail(match B::lost(&self.device).unwrap_or(error) {
-                    Error::Execution { at, why } if at.is_empty() => Error::Execution { at: place, why },
-                    Error::Execution { at, why } => Error::Execution { at: format!("{place}, {at}"), why },
+                let error = match B::lost(&self.device).unwrap_or(error) {
+                    Error::Execution { at, why } if at.is_empty() => B::failure(&self.device, place, why),
+                    Error::Execution { at, why } => B::failure(&self.device, format!("{place}, {at}"), why),
                     Error::OutOfMemory { at, why } => Error::OutOfMemory { at: format!("{place}, {at}"), why },
                     other => other,
-                });
+                };
+                self.step.wires.fail(Failure { device: Some(self.memory), error });
                 None
             }
         }
@@ -582,12 +596,15 @@ impl<'a, B: Target> Worker<'a, B> {
         let values = self.leaving.remove(&border).unwrap_or_default();
         let (wires, account) = (&self.step.wires, self.step.accounts[to.index()]);
         let device = &self.step.devices[to.index()];
+        self.memory = to;
         wires.send((self.here, to, border.2), || {
             let own = alloc::on_account(account);
             let copies = copies::<B>(&values, device);
             alloc::on_account(own);
             copies
-        })
+        })?;
+        self.memory = self.here;
+        Ok(())
     }
 
     fn receive(&mut self, border: Border, from: Device) -> std::result::Result<(), Halt> {

@@ -110,6 +110,11 @@ pub fn settled<B: Target>((handle, landing): Coming<B>) -> HandleKind<B> {
     handle
 }
 
+/// Why a backend has no tensors for recordings.
+fn records_nothing<T>() -> Result<T, String> {
+    Err("this backend does not record what its devices run".into())
+}
+
 /// A backend that steps run on: how its tensors come in and go out, how its ops are run and measured, and
 /// how its work is waited for. Sealed by what it asks for: Burn's dispatch knows the backends.
 pub trait Target: Backend + Debug {
@@ -162,14 +167,14 @@ pub trait Target: Backend + Debug {
     /// # Errors
     /// Why it is nowhere.
     fn fixed(_: &HandleKind<Self>) -> Result<Self::Fixed, String> {
-        Err("this backend does not record what its devices run".into())
+        records_nothing()
     }
     /// The tensor that is there.
     ///
     /// # Errors
     /// Why it cannot be one.
     fn at(_: &Self::Fixed) -> Result<HandleKind<Self>, String> {
-        Err("this backend does not record what its devices run".into())
+        records_nothing()
     }
     /// A tensor of host data.
     fn of_data(data: TensorData, device: &Self::Device) -> HandleKind<Self> {
@@ -179,19 +184,28 @@ pub trait Target: Backend + Debug {
             _ => HandleKind::Int(Self::int_from_data(data, device)),
         }
     }
-    /// Begin to copy a tensor in host memory, as [`from_host`](Self::from_host) does.
+    /// Begin to copy a tensor in host memory, as [`from_host`](Self::from_host) does, to one of the element type given.
     ///
     /// # Errors
     /// Why there cannot be one.
-    fn load(tensor: &HandleKind<Flex>, device: &Self::Device, _: Option<&mut Windows>) -> Result<Coming<Self>, String> {
-        Ok((Self::of_data(super::flex::data(tensor), device), None))
+    fn load(
+        tensor: &HandleKind<Flex>,
+        dtype: DType,
+        device: &Self::Device,
+        _: Option<&mut Windows>,
+    ) -> Result<Coming<Self>, String> {
+        Ok((Self::of_data(super::flex::data(tensor, dtype)?, device), None))
     }
     /// Bring a tensor that stays: in memory of just its size, beside the pools that serve what comes and goes.
     ///
     /// # Errors
     /// Those of [`load`](Self::load).
-    fn load_for_good(tensor: &HandleKind<Flex>, device: &Self::Device) -> Result<HandleKind<Self>, String> {
-        Self::load(tensor, device, None).map(settled)
+    fn load_for_good(
+        tensor: &HandleKind<Flex>,
+        dtype: DType,
+        device: &Self::Device,
+    ) -> Result<HandleKind<Self>, String> {
+        Self::load(tensor, dtype, device, None).map(settled)
     }
     /// Begin to copy a tensor to host memory; it comes back with its axes in the same order in memory. What it lies in may be
     /// overwritten once it has [`arrived`](Self::arrived). Its time is taken for `windows`.
@@ -342,6 +356,8 @@ pub trait Local: Target<Handlers = CustomOpRegistry<Self>> + BackendIr {
     }
     /// Whether tensors lie in the process's heap, where the counting allocator sees them.
     const IN_HEAP: bool;
+    /// Whether the device works behind the program's back, so that how long it takes to ask for an op counts beside how long the op takes.
+    const BEHIND: bool;
 }
 
 /// Takes the time of what is done between its start and its stop, by the device's clock where it

@@ -190,7 +190,8 @@ pub(super) fn exact(
         return explain::asked(frame, "the plan found does not fit with storage taken over");
     }
     Ok(match frame.outcome(steps, &timeline) {
-        Outcome::Feasible { mut plan, .. } if proved => {
+        // The model has no lane for copies.
+        Outcome::Feasible { mut plan, .. } if proved && !frame.problem.has_loads() => {
             plan.predicted.status = Status::Optimal;
             Outcome::Optimal(plan)
         }

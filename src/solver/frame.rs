@@ -19,7 +19,7 @@ use super::{auto::time_of_all, instants};
 use crate::cost::Problem;
 use crate::entity::OpId;
 use crate::error::{Error, Result};
-use crate::plan::{Lowering, Plan, Predicted, Status, Step, Timeline, lower, simulate};
+use crate::plan::{Lowering, Plan, Predicted, Status, Step, Timeline, early, lower, simulate};
 use crate::units::{Bytes, Nanos};
 
 /// Tenths of the time after which the search from the end is given up.
@@ -50,14 +50,35 @@ pub fn baseline(problem: &Problem) -> (Vec<Step>, Timeline) {
 /// arithmetic, milliseconds to tenths of a second; it holds for every legal plan, in any order and
 /// in place or not, but for plans that offload. docs/BOUNDS.md says why.
 ///
-/// Where the device can offload it is only what running every needed op once takes: the bound
-/// knows nothing of links. Negative only where the graph has ops that nothing needs, infinite where it
+/// Where copies go on beside computing (the device can offload, or the problem has
+/// [loads](Problem::with_loads)) it is only what running every needed op once takes on the compute lane: the bound
+/// knows nothing of links. Negative only there and where the graph has ops that nothing needs, infinite where it
 /// is proved that no plan fits.
 pub fn lower_bound(problem: &Problem, budget: Bytes) -> f64 {
+    if copies_aside(problem) {
+        return overhead_of_bound(problem, once(problem));
+    }
     let model = Model::new(problem, true);
-    // With room for everything the bound is the time of running all once.
-    let room = if offload::possible(problem) { u64::MAX >> 1 } else { budget.get() };
-    overhead_of_bound(problem, least_time(&model, room, &ranked(&model, room)))
+    overhead_of_bound(problem, least_time(&model, budget.get(), &ranked(&model, budget.get())))
+}
+
+/// Whether a plan may copy while it computes, so that how long it takes is not the sum of what its ops take.
+fn copies_aside(problem: &Problem) -> bool {
+    offload::possible(problem) || problem.has_loads()
+}
+
+/// How long the compute lane is busy at the least: with every needed op once.
+fn once(problem: &Problem) -> u64 {
+    let needed = needed(problem);
+    let computes = problem.graph.ops().keys().filter(|&op| needed[op] && !problem.loads(op));
+    computes.map(|op| problem.costs.time[op].get()).sum()
+}
+
+/// Steps with copies from host memory begun ahead of what reads them, as far as the budget has room, and what that comes to.
+fn ahead(problem: &Problem, steps: Vec<Step>, budget: Bytes) -> Result<(Vec<Step>, Timeline)> {
+    let steps = if problem.has_loads() { early(problem, &steps, budget)? } else { steps };
+    let timeline = simulate(problem, &steps)?;
+    Ok((steps, timeline))
 }
 
 /// A time that no plan goes below as an overhead; infinite where none fits.
@@ -72,7 +93,7 @@ fn overhead_of_bound(problem: &Problem, least: u64) -> f64 {
 /// prove within the limits in `options`: a quarter of the time limit, or nodes in proportion to the
 /// node limit. It holds for the same plans. The plans of `auto` come with it.
 pub fn strongest_bound(problem: &Problem, budget: Bytes, options: &Options) -> f64 {
-    if offload::possible(problem) {
+    if copies_aside(problem) {
         return lower_bound(problem, budget);
     }
     let model = Model::new(problem, true);
@@ -146,8 +167,8 @@ impl<'a> Frame<'a> {
         let needed = needed(problem);
         let order: Vec<OpId> = problem.graph.ops().keys().filter(|&op| needed[op]).collect();
         let steps = lower(&problem.graph, &order, Lowering { inplace: options.inplace });
-        let all = simulate(problem, &steps)?;
-        let (baseline, least) = (baseline(problem).1, all.time.get());
+        let (steps, all) = ahead(problem, steps, budget)?;
+        let (baseline, least) = (baseline(problem).1, once(problem));
         let watch = Watch::new(name, budget.get(), baseline.time.get(), least, options);
         let mut model = Model::new(problem, options.inplace);
         model.moves = options.moves;
@@ -175,13 +196,13 @@ impl<'a> Frame<'a> {
             // Nothing has to be recomputed; the default still holds less where that costs nothing.
             if name == "auto" {
                 let (other, timeline) = frame.steps(&shrink_first(&frame.model))?;
-                if timeline.peak < all.peak && timeline.time <= all.time {
+                if timeline.peak <= budget && (timeline.time, timeline.peak) < (all.time, all.peak) {
                     return Ok(frame.outcome(other, &timeline));
                 }
             }
             return Ok(frame.outcome(steps, &all));
         }
-        if name == "auto" && !offload::possible(problem) && options.moves.has(Move::Exact) {
+        if name == "auto" && !copies_aside(problem) && options.moves.has(Move::Exact) {
             match exact::solve(problem, budget, options, &|| frame.limits.late()) {
                 Found::Optimal(steps) => {
                     let timeline = simulate(problem, &steps)?;
@@ -224,6 +245,8 @@ impl<'a> Frame<'a> {
             frame.instants = rayon::join(instants, || begin.then(|| branches(&frame.model))).0;
             match least_time(&frame.model, budget.get(), &frame.instants) {
                 u64::MAX => return explain::bounded(&frame),
+                // What is live at an instant is the same where copies go on beside computing, and its time is not.
+                _ if problem.has_loads() => {}
                 least => frame.raise(least),
             }
         }
@@ -292,7 +315,7 @@ impl<'a> Frame<'a> {
 
     /// Let integer programs raise [`Self::least`], not beyond `enough`.
     pub fn prove(&self, enough: u64) {
-        if self.options.prove && !offload::possible(self.problem) {
+        if self.options.prove && !copies_aside(self.problem) {
             self.limits.watch.phase("bound");
             self.raise(prove(&self.model, self.budget, enough, &self.instants, self.options, &self.limits));
         }
@@ -314,7 +337,7 @@ impl<'a> Frame<'a> {
     pub fn keep_all(name: &'static str, problem: &Problem, budget: Bytes, options: &Options) -> Result<Outcome> {
         let order: Vec<OpId> = problem.graph.ops().keys().collect();
         let steps = lower(&problem.graph, &order, Lowering { inplace: options.inplace });
-        let all = simulate(problem, &steps)?;
+        let (steps, all) = ahead(problem, steps, budget)?;
         if let Some(proof) = explain::proved(problem, budget) {
             return Ok(proof.told(all.peak));
         }
@@ -327,12 +350,10 @@ impl<'a> Frame<'a> {
         }
     }
 
-    /// The steps of an order of units and what they come to, by the one simulator.
+    /// The steps of an order of units, copies from host memory begun ahead, and what they come to, by the one simulator.
     pub fn steps(&self, order: &[u32]) -> Result<(Vec<Step>, Timeline)> {
         let lowering = Lowering { inplace: self.options.inplace };
-        let steps = lower(&self.problem.graph, &self.model.expand(order), lowering);
-        let timeline = simulate(self.problem, &steps)?;
-        Ok((steps, timeline))
+        ahead(self.problem, lower(&self.problem.graph, &self.model.expand(order), lowering), self.budget)
     }
 
     /// A plan within the budget, and whether it is proved that none is faster.

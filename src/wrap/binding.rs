@@ -11,7 +11,7 @@ use burn_ir::HandleKind;
 use super::engine::Engine;
 use super::internal;
 use crate::error::{Error, Result};
-use crate::graph::trace::{TensorMapper, Tensors};
+use crate::graph::trace::{TensorMapper, Tensors, quietly};
 use crate::runtime::Target;
 
 /// Which backend a module is on.
@@ -83,6 +83,7 @@ fn home_on(device: &Device, fuse: bool) -> Home {
 pub(super) struct Bound<B: Target> {
     pub handle: HandleKind<B>,
     pub shape: Shape,
+    /// Its element type in the step.
     pub dtype: DType,
     /// Where it does not lie plainly in memory, how it does.
     pub layout: Option<String>,
@@ -189,17 +190,28 @@ impl<B: Engine> ModuleState<B> {
 }
 
 impl<B: Target> ModuleState<B> {
-    /// Those of a module in host memory, for a run where its inputs are.
-    pub(super) fn brought<M: Module>(module: &M, inputs: &Inputs<B>) -> Result<Self> {
-        let ModuleState { tensors, trainable, flags, .. } = ModuleState::<Flex>::of(module)?;
-        if tensors.iter().any(|tensor| !tensor.dtype.is_float()) {
-            return Err(Error::InvalidInput {
-                why: "the inputs are on another device than the module, which has tensors of integers or booleans: those are not \
-                      the same on every device; move the module there with `to_device`"
-                    .into(),
-            });
-        }
+    /// Those of a module in host memory, for a run where its inputs are, which is `at` that device. Each has the element type there
+    /// that it has in the module, but that booleans are stored as the device stores them.
+    pub(super) fn brought<M: Module>(module: &M, inputs: &Inputs<B>, at: Option<Device>) -> Result<Self> {
+        let ModuleState { mut tensors, trainable, flags, .. } = ModuleState::<Flex>::of(module)?;
         let device = inputs.tensors.first().map(|tensor| B::device_of(&tensor.handle));
+        for (place, tensor) in tensors.iter_mut().enumerate().filter(|(_, tensor)| !tensor.dtype.is_float()) {
+            let Some(at) = &at else { continue };
+            let there = quietly(|| match at.supports_dtype(tensor.dtype) {
+                true => Some(tensor.dtype),
+                false => tensor.dtype.is_bool().then(|| at.settings().bool_dtype.into()),
+            });
+            let lost = || device.as_ref().and_then(B::lost);
+            tensor.dtype = there.ok().flatten().ok_or_else(|| {
+                lost().unwrap_or_else(|| Error::InvalidInput {
+                    why: format!(
+                        "the inputs are on another device than the module, whose tensor number {place} is of {:?}, which the \
+                         device does not have; convert it",
+                        tensor.dtype
+                    ),
+                })
+            })?;
+        }
         Ok(Self { tensors: Vec::new(), on_host: tensors, device, trainable, flags })
     }
 

@@ -28,7 +28,7 @@ use crate::error::{Error, Result};
 use crate::graph::trace::{
     Forward, Place, Program, StepOutput, Tensors, model_device, panic_message, quietly, trace, trace_at,
 };
-use crate::plan::Plan;
+use crate::plan::{Plan, Step};
 use crate::runtime::{Lanes, Local, Overseer, Target, Usage, Watch, Windows};
 use crate::units::{Budget, Bytes};
 use binding::{Home, Inputs, ModuleState};
@@ -161,13 +161,17 @@ impl Shared {
         // Constants are counted with what is there before.
         let gauge = Gauge::<B>::new(&device);
         let (settings, sample) = (&self.settings, || gauge.sample());
+        // Looking at pools makes whoever asks wait for the one that answers; after a drop they hold no more than before.
+        let grows = |step: usize| !matches!(entry.plan.steps.get(step), Some(Step::Drop(_)));
         // Where operations wait in a queue to be fused none has a time of its own.
         let mut windows = (settings.timed && !B::QUEUES && !replay).then(Windows::begin);
         let results = match &mut recordings {
             None => {
                 let mut observe = observe;
                 let each = &mut |step| {
-                    sample();
+                    if grows(step) {
+                        sample();
+                    }
                     observe.as_mut().into_iter().for_each(|observe| observe(step));
                 };
                 let mut watch = Watch { each, windows: windows.take() };
@@ -177,7 +181,12 @@ impl Shared {
             }
             Some(recordings) if replay => recordings.replay(entry, &device, &bindings.there).inspect(|_| sample()),
             Some(recordings) => recordings.run(entry, &device, bindings, &sample, &mut |bindings, each| {
-                let mut watch = Watch { each: &mut |_| each(), windows: None };
+                let each = &mut |step| {
+                    if grows(step) {
+                        each();
+                    }
+                };
+                let mut watch = Watch { each, windows: None };
                 entry.run(settings, &device, bindings, number, &mut watch)
             }),
         };
@@ -228,12 +237,12 @@ impl Shared {
             entry.kept.contains(index) && now == Some(Flex::place(of)) && B::device_of(copy) == *device
         });
         for &index in &entry.kept {
-            let tensor = &state.on_host.get(index).ok_or_else(|| internal("a tensor to keep is gone"))?.handle;
+            let tensor = state.on_host.get(index).ok_or_else(|| internal("a tensor to keep is gone"))?;
             if let std::collections::btree_map::Entry::Vacant(place) = held.entry(index) {
-                let copy =
-                    quietly(|| B::load_for_good(tensor, device)).unwrap_or_else(|panic| Err(panic_message(&*panic)));
+                let copy = quietly(|| B::load_for_good(&tensor.handle, tensor.dtype, device));
+                let copy = copy.unwrap_or_else(|panic| Err(panic_message(&*panic)));
                 let copy = copy.map_err(|why| B::failure(device, "bringing parameters".into(), why))?;
-                place.insert((tensor.clone(), copy));
+                place.insert((tensor.handle.clone(), copy));
             }
         }
         let kept = held.iter().map(|(&index, (_, copy))| (index, copy.clone())).collect();
@@ -422,7 +431,7 @@ impl<M: Module> Rematerialize<M> {
         let start = Instant::now();
         let mut tensors = Inputs::<B>::of(&inputs)?;
         let state = match self.brings::<I>(O::TRAINS, &inputs) {
-            true => ModuleState::brought(&self.module, &tensors)?,
+            true => ModuleState::brought(&self.module, &tensors, binding::device_of(&inputs))?,
             false => self.state::<B>(O::TRAINS)?,
         };
         if self.shared.settings.plan.is_some() {
@@ -463,7 +472,8 @@ impl<M: Module> Rematerialize<M> {
     ///
     /// A module on the CPU runs on the device that the inputs are on: as many of its parameters as the budget has room for are
     /// kept there from run to run, and the others are brought when they are needed, ahead of what reads them where there is
-    /// room for that, and freed after it. So a model may be larger than its device.
+    /// room for that, and freed after it. So a model may be larger than its device. Booleans are stored there as the device stores
+    /// them; all other elements keep their type.
     ///
     /// # Errors
     /// Those of [`step`](Self::step), but that the module need not be trainable.
@@ -657,7 +667,8 @@ impl<M: Module> Rematerialize<M> {
             return Ok(entry);
         }
         let device = binding::device_of(inputs).filter(|_| !state.on_host.is_empty());
-        let at = device.as_ref().map_or(Place::Module, Place::At);
+        let types: Vec<_> = state.on_host.iter().map(|tensor| tensor.dtype).collect();
+        let at = device.as_ref().map_or(Place::Module, |device| Place::At(device, &types));
         let traced = trace_at::<M, I, O, F>(&self.module, inputs, step, at)?;
         B::entry(&mut planner, settings, key, Untyped::of(traced), state, tensors)
     }

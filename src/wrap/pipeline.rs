@@ -136,7 +136,8 @@ impl PipelineSettings {
         self
     }
 
-    /// Optimizer state, seed, custom ops, profile directory and retracing. The budget in it does not matter, nor do
+    /// Optimizer state, seed, custom ops, profile directory, retracing, planning anew after a device had no memory. The budget in
+    /// it does not matter, nor do
     /// solver, host memory and plans: stages are planned together.
     pub fn settings(mut self, settings: Settings) -> Self {
         self.settings = settings;
@@ -188,6 +189,8 @@ pub(super) struct Pipeline {
     options: PipelineSettings,
     entries: Mutex<BTreeMap<Fingerprint, Arc<Entry>>>,
     latest: Mutex<Option<Arc<Entry>>>,
+    /// What devices were found to have, where they ran out of memory: by their places.
+    ceilings: Mutex<BTreeMap<usize, Bytes>>,
     workers: OnceLock<Workers>,
 }
 
@@ -264,6 +267,7 @@ impl<M: Module> Rematerialize<M> {
             options,
             entries: Mutex::default(),
             latest: Mutex::default(),
+            ceilings: Mutex::default(),
             workers: OnceLock::new(),
         };
         Ok(Self { module, shared: Arc::new(Shared::new(settings, Some(pipeline))) })
@@ -448,19 +452,22 @@ impl Pipeline {
             None => Topology::equal(self.devices.len(), memory),
             Some(topology) => topology.clone().with_memory(memory),
         };
-        let plan = joint::plan_pipeline(
-            &problem,
-            &topology,
-            &joint::Options {
-                microbatches: options.microbatches,
-                schedule: options.schedule.clone(),
-                chunks: options.chunks,
-                method: options.method,
-                replicas: options.replicas,
-                time_limit: options.time_limit,
-                ..joint::Options::default()
-            },
-        );
+        let joint = joint::Options {
+            microbatches: options.microbatches,
+            schedule: options.schedule.clone(),
+            chunks: options.chunks,
+            method: options.method,
+            replicas: options.replicas,
+            time_limit: options.time_limit,
+            ..joint::Options::default()
+        };
+        let ceilings = lock(&self.ceilings).clone();
+        let lowered = ceilings.iter().fold(topology.clone(), |topology, (&d, &had)| topology.with_at_most(d, had));
+        let plan = match joint::plan_pipeline(&problem, &lowered, &joint) {
+            // The devices may have that after all.
+            Err(Error::Infeasible { .. }) if !ceilings.is_empty() => joint::plan_pipeline(&problem, &topology, &joint),
+            plan => plan,
+        };
         let plan = plan.map_err(|error| allowance.restate(error))?;
         let chunks = plan.stages.iter().map(|stage| chunk(&program, stage)).collect::<Result<Vec<_>>>()?;
         let entry = Arc::new(Entry {
@@ -503,7 +510,15 @@ impl Pipeline {
             seed: &|m, op: OpId| seed_of(seed, number + m as u64, op),
             handlers: &|| options.settings.handlers::<B>(),
         };
-        let made = workers.run::<B>(&entry.plan.schedule, &entry.chunks, &devices, &batch, options.patience)?;
+        let made = workers.run::<B>(&entry.plan.schedule, &entry.chunks, &devices, &batch, options.patience);
+        let made = made.map_err(|failure| {
+            if let (Error::OutOfMemory { .. }, Some(device)) = (&failure.error, failure.device)
+                && options.settings.replan_on_oom
+            {
+                self.lower(device.index(), entry.plan.run.devices[device.index()].peak);
+            }
+            failure.error
+        })?;
         let took = start.elapsed();
         let report = entry.report(&made, state, &options.settings);
         let results = Results::new(entry, made, &resident, &bindings);
@@ -536,6 +551,13 @@ impl Pipeline {
             report,
             took,
         })
+    }
+
+    /// Plan anew with less on a device than what was planned there.
+    fn lower(&self, device: usize, planned: Bytes) {
+        let less = Bytes(planned.get() / 20 * 19);
+        lock(&self.ceilings).entry(device).and_modify(|had| *had = less.min(*had)).or_insert(less);
+        lock(&self.entries).clear();
     }
 
     fn workers<B: Target>(&self, devices: usize) -> Result<&Workers> {

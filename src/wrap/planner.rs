@@ -22,7 +22,7 @@ use crate::graph::{Fingerprint, Fnv, Graph, Replay};
 use crate::plan::{Plan, Step, early, queue_ends, simulate};
 use crate::runtime::{Bindings, Executable, OpProbe, Target, Watch, seed_of};
 use crate::solver;
-use crate::units::{Budget, Bytes};
+use crate::units::{Budget, Bytes, Nanos};
 
 /// Everything about one kind of step that is needed to run it, and no more: it lies in memory
 /// beside the step.
@@ -378,27 +378,22 @@ impl Planner {
         {
             return Ok(entry.clone());
         }
-        let (kept, budget) = match state.on_host.is_empty() {
-            true => (Vec::new(), settings.budget),
-            false => self.keep(settings, &mut program, state, inputs)?,
+        let whole = self.problem(settings, &program, state, inputs)?;
+        let (kept, problem, budget) = match state.on_host.is_empty() {
+            true => (Vec::new(), whole, settings.budget),
+            false => self.keep(settings, &mut program, whole, state, inputs)?,
         };
-        let problem = self.problem(settings, &program, state, inputs)?;
         let budget = self.allowance(settings, budget, &problem, state)?;
         // The same step called elsewhere, or only planned before, has its plan already.
         let known = known.or_else(|| self.entries.values().find(|e| e.fingerprint == fingerprint).cloned());
-        let mut plan = match known {
+        let plan = match known {
             Some(entry) if entry.plan.belongs_to(&problem.graph).is_ok() => entry.plan.clone(),
             _ => Self::plan(settings, &problem, &budget)?,
         };
-        let loads = |op| program.loaded(op).is_some();
-        if program.ops.keys().any(loads) {
-            plan.steps = early(&problem, &plan.steps, plan.budget, &loads)?;
-            plan.predicted.peak = simulate(&problem, &plan.steps)?.peak;
-        }
         let host_peak = check::check(&problem, &plan)?.host_peak;
         let mut executable = Executable::new(&program, &plan.steps)?;
         if B::QUEUES {
-            let at_once = |op| program.loaded(op).is_some() || program.replay(op) == Replay::Seeded;
+            let at_once = |op| problem.loads(op) || program.replay(op) == Replay::Seeded;
             let ends = queue_ends(&problem, &plan.steps, plan.budget, &at_once)?;
             executable = executable.emptying_queue_before(&ends);
         }
@@ -434,47 +429,65 @@ impl Planner {
         Ok(allowance)
     }
 
-    /// Of a module in host memory: have `program` bring what it reads of it, but for as much as the budget has room for without
-    /// anything being done twice. That is kept on the device: its numbers in the module, and the budget in bytes.
+    /// Of a module in host memory, of which `whole` is the problem with all of it on the device: have `program` bring what it reads
+    /// of it, but for what is kept there: its numbers in the module, the problem that this is, and the budget in bytes.
     ///
-    /// The smallest are kept first: a copy takes some time whatever its size.
+    /// The smallest are kept first: a copy takes some time whatever its size. What is kept needs no copy, but leaves less room for
+    /// beginning the other copies ahead. So of the shares for which there is room without anything being done twice, the one is
+    /// kept with which the step takes least.
     fn keep<B: Target>(
         &mut self,
         settings: &Settings,
         program: &mut Program,
+        whole: Problem,
         state: &ModuleState<B>,
         inputs: &Inputs<B>,
-    ) -> Result<(Vec<usize>, Budget)> {
+    ) -> Result<(Vec<usize>, Problem, Budget)> {
         let places: Vec<Option<ValueId>> = program.ends.module.iter().map(|(_, place)| *place).collect();
+        let bytes = |&index: &usize| state.on_host.get(index).map_or(0, Bound::bytes);
         let mut read: Vec<usize> = (0..places.len()).filter(|&index| places[index].is_some()).collect();
-        read.sort_by_key(|&index| state.on_host.get(index).map(Bound::bytes));
-        let total: usize = read.iter().filter_map(|&index| state.on_host.get(index)).map(Bound::bytes).sum();
-        let whole = self.problem(settings, program, state, inputs)?;
+        read.sort_by_key(bytes);
+        let total: usize = read.iter().map(bytes).sum();
         // A share is one of what the step would take with all of the module there.
-        let given = self.allowance(settings, settings.budget, &whole, state)?.given;
-        let budget = Budget::Bytes(given);
-        for eighths in (0..=8).rev() {
-            let (mut room, mut kept) = (total / 8 * eighths, Vec::new());
-            for &index in &read {
-                let bytes = state.on_host.get(index).map_or(0, Bound::bytes);
-                if eighths < 8 && bytes > room {
-                    break;
-                }
-                room = room.saturating_sub(bytes);
-                kept.push(index);
-            }
+        let allowance = self.allowance(settings, settings.budget, &whole, state)?;
+        let budget = Budget::Bytes(allowance.given);
+        if solver::baseline(&whole).1.peak <= allowance.for_plan {
+            read.sort_unstable();
+            return Ok((read, whole, budget));
+        }
+        let mut counts: Vec<usize> = (0..8)
+            .map(|eighths| {
+                let mut room = total / 8 * eighths;
+                let fits = |&index: &&usize| {
+                    let fits = bytes(index) <= room;
+                    room = room.saturating_sub(bytes(index));
+                    fits
+                };
+                read.iter().take_while(fits).count()
+            })
+            .collect();
+        counts.dedup();
+        // Where there is room for none of them, everything is brought, and what is done twice is for the solver to say.
+        let mut best: Option<(Option<Nanos>, usize, Program, Problem)> = None;
+        for count in counts {
             let mut candidate = program.clone();
-            let brought = read.iter().filter(|index| !kept.contains(index)).filter_map(|&index| places[index]);
-            candidate.load(brought);
+            candidate.load(read[count..].iter().filter_map(|&index| places[index]));
             let problem = self.problem(settings, &candidate, state, inputs)?;
-            let allowance = self.allowance(settings, budget, &problem, state)?;
-            if eighths == 0 || solver::baseline(&problem).1.peak <= allowance.for_plan {
-                kept.sort_unstable();
-                *program = candidate;
-                return Ok((kept, budget));
+            let room = self.allowance(settings, budget, &problem, state)?.for_plan;
+            let (steps, everything) = solver::baseline(&problem);
+            let takes = || Ok::<_, Error>(simulate(&problem, &early(&problem, &steps, room)?)?.time);
+            let time = (everything.peak <= room).then(takes).transpose()?;
+            let better = |known: &Option<Nanos>| time.is_some_and(|time| known.is_none_or(|known| time <= known));
+            if best.as_ref().is_none_or(|(known, ..)| better(known)) {
+                best = Some((time, count, candidate, problem));
             }
         }
-        Ok((Vec::new(), budget))
+        let (_, count, candidate, problem) =
+            best.ok_or_else(|| internal("nothing is kept of a module, nor brought"))?;
+        *program = candidate;
+        read.truncate(count);
+        read.sort_unstable();
+        Ok((read, problem, budget))
     }
 
     /// The problem of a program, with costs from the profile that is kept or measured now.

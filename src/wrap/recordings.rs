@@ -4,6 +4,7 @@
 //! and recorded after it; from the third on the recording is replayed, if it gave the second's results bit for bit.
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use burn_ir::HandleKind;
@@ -42,7 +43,15 @@ enum State<B: Target> {
 
 /// All that is recorded for a module, by what is run.
 pub(super) struct Recordings<B: Target> {
-    known: Vec<(Arc<Entry>, State<B>)>,
+    /// By [`Name`]; entries are held, so that none other can be in their place.
+    known: BTreeMap<Name, (Arc<Entry>, State<B>)>,
+}
+
+/// An entry's address.
+type Name = usize;
+
+fn name(entry: &Arc<Entry>) -> Name {
+    Arc::as_ptr(entry) as Name
 }
 
 /// How a step is run as usual; the second is to be called after each step of the plan.
@@ -52,7 +61,7 @@ impl<B: Target> Recordings<B> {
     /// Those in a slot that all backends share: a module is on one of them.
     pub(super) fn within(slot: &mut Option<Box<dyn Any + Send>>) -> &mut Self {
         if slot.as_ref().is_none_or(|it| !it.is::<Self>()) {
-            *slot = Some(Box::new(Self { known: Vec::new() }));
+            *slot = Some(Box::new(Self { known: BTreeMap::new() }));
         }
         let it = slot.as_mut().and_then(|it| it.downcast_mut::<Self>());
         it.unwrap_or_else(|| unreachable!("it was put there"))
@@ -60,26 +69,25 @@ impl<B: Target> Recordings<B> {
 
     /// How far it has come with a kind of step.
     pub(super) fn state(&self, entry: &Arc<Entry>) -> OneLaunch {
-        match self.find(entry) {
+        match self.of(entry) {
             None | Some(State::Ran) => OneLaunch::Not,
             Some(State::Recorded { .. }) => OneLaunch::Recorded,
             Some(State::Refused(why)) => OneLaunch::Refused { why: why.clone() },
         }
     }
 
-    fn find(&self, entry: &Arc<Entry>) -> Option<&State<B>> {
-        self.known.iter().find(|(known, _)| Arc::ptr_eq(known, entry)).map(|(_, state)| state)
+    fn of(&self, entry: &Arc<Entry>) -> Option<&State<B>> {
+        self.known.get(&name(entry)).map(|(_, state)| state)
     }
 
     fn set(&mut self, entry: &Arc<Entry>, state: State<B>) {
-        self.known.retain(|(known, _)| !Arc::ptr_eq(known, entry));
-        self.known.push((entry.clone(), state));
+        self.known.insert(name(entry), (entry.clone(), state));
     }
 
     /// Bytes that recordings take on the device: copies of what their steps start from, and all that is used while they run, which nobody
     /// else gets.
     pub(super) fn bytes(&self) -> Bytes {
-        let each = self.known.iter().map(|(_, state)| match state {
+        let each = self.known.values().map(|(_, state)| match state {
             State::Recorded { recorded, peak } => recorded.copies() + *peak,
             State::Ran | State::Refused(_) => Bytes::ZERO,
         });
@@ -88,7 +96,7 @@ impl<B: Target> Recordings<B> {
 
     /// Whether a step can be replayed where this is called.
     pub(super) fn ready(&self, entry: &Arc<Entry>) -> bool {
-        matches!(self.find(entry), Some(State::Recorded { recorded, .. }) if recorded.is_here())
+        matches!(self.of(entry), Some(State::Recorded { recorded, .. }) if recorded.is_here())
     }
 
     /// Replay a step that is [ready](Self::ready); constants need not be bound.
@@ -101,12 +109,11 @@ impl<B: Target> Recordings<B> {
         device: &B::Device,
         bindings: &[Binding<B>],
     ) -> Result<Vec<HandleKind<B>>> {
-        let recorded = self.known.iter_mut().find_map(|(known, state)| match state {
-            State::Recorded { recorded, .. } if Arc::ptr_eq(known, entry) => Some(recorded),
-            _ => None,
-        });
-        let recorded = recorded.ok_or_else(|| super::internal("a step that was not recorded is replayed"))?;
-        recorded.replay(bindings).map_err(|why| {
+        let replayed = match self.known.get_mut(&name(entry)) {
+            Some((_, State::Recorded { recorded, .. })) => recorded.replay(bindings),
+            _ => return Err(super::internal("a step that was not recorded is replayed")),
+        };
+        replayed.map_err(|why| {
             self.set(entry, State::Refused(format!("a replay failed: {why}")));
             B::failure(device, "the launch of a recorded step".into(), why)
         })
@@ -125,11 +132,11 @@ impl<B: Target> Recordings<B> {
         run: Run<'_, B>,
     ) -> Result<Vec<HandleKind<B>>> {
         // What nobody but this remembers cannot be asked for again.
-        self.known.retain(|(known, _)| Arc::strong_count(known) > 1);
+        self.known.retain(|_, (known, _)| Arc::strong_count(known) > 1);
         if entry.planned_peak + self.bytes() > entry.budget {
             self.give_up("steps that are not recorded need its memory");
         }
-        match self.find(entry) {
+        match self.of(entry) {
             Some(State::Ran) => {}
             // Recorded means elsewhere: on another thread's stream.
             Some(State::Recorded { .. } | State::Refused(_)) => return run(bindings, sample),
@@ -187,7 +194,7 @@ impl<B: Target> Recordings<B> {
 
     /// Let go of all recordings; none of them is made again.
     pub(super) fn give_up(&mut self, why: &str) {
-        for (_, state) in &mut self.known {
+        for (_, state) in self.known.values_mut() {
             if let State::Recorded { .. } = state {
                 *state = State::Refused(why.into());
             }

@@ -152,8 +152,9 @@ impl Settings {
     /// ([`Error::OutOfMemory`](crate::Error::OutOfMemory)), later steps are planned for less: for what that step had when it
     /// failed, where that is measured, and in any case for a twentieth less than its plan needed; if nothing fits that, for
     /// the smallest budget that a plan is found for. Each failure lowers the budget further, for this module and its clones;
-    /// nothing raises it again. No effect on [pipelines](super::Rematerialize::pipeline) and on a
-    /// [plan that is given](Self::plan). Default: no.
+    /// nothing raises it again. In a [pipeline](super::Rematerialize::pipeline) it is the device that failed for which less is planned, by
+    /// a twentieth; if nothing fits then, the budget is tried again. No effect on a [plan that is given](Self::plan).
+    /// Default: no.
     pub fn replan_on_oom(mut self, replan: bool) -> Self {
         self.replan_on_oom = replan;
         self

@@ -368,7 +368,7 @@ fn fill(dir: &Path) {
         put(&name, &std::fs::read(format!("tests/data/{name}")).unwrap());
     }
     let tiny = std::fs::read_to_string("tests/data/tiny.problem.json").unwrap();
-    put("newer.problem.json", &std::fs::read("tests/data/versions/v2.problem.json").unwrap());
+    put("newer.problem.json", &std::fs::read("tests/data/versions/v3.problem.json").unwrap());
     put("other.profile.json", &std::fs::read("tests/data/versions/v1.profile.json").unwrap());
     put("wrong.problem.json", tiny.replace("\"inputs\": [0, 8]", "\"inputs\": [0, 88]").as_bytes());
     let packed = zstd::encode_all(tiny.as_bytes(), 3).unwrap();

@@ -39,7 +39,7 @@ fn past_versions_are_read_and_written_as_the_newest() {
     assert_eq!(past.len(), 4, "one of each kind: {past:?}");
     for path in past {
         let text = read(&path).unwrap_or_else(|error| panic!("{error}"));
-        let newest = if path.contains("profile") { 2 } else { 1 };
+        let newest = if path.contains("profile") || path.contains("problem") { 2 } else { 1 };
         assert!(text.contains(&format!("\"version\":{newest},")), "{path}: {text}");
         let again = tempfile::tempdir().unwrap();
         let again = again.path().join(path.rsplit('/').next().unwrap());
@@ -49,6 +49,7 @@ fn past_versions_are_read_and_written_as_the_newest() {
     // What is not in them has its default.
     let problem = Problem::load(format!("{DATA}/v1.problem.json")).unwrap();
     assert!(problem.costs.workspace.values().all(|&w| w == Bytes::ZERO) && problem.device == Default::default());
+    assert!(!problem.has_loads());
     plimsoll::check::check(&problem, &Plan::load(format!("{DATA}/v1.plan.json")).unwrap()).unwrap();
     let profile = Profile::load(format!("{DATA}/v1.profile.json")).unwrap();
     let gelu = profile.get("Activation.Gelu:e0c98ecf1c9de43eb2a0157968d62469").unwrap();
@@ -88,7 +89,7 @@ fn future_versions_are_refused_as_such_whatever_they_hold() {
     insta::assert_snapshot!(said.join("\n"), @r"
     tests/data/versions/v2.device.json has version 2 of plimsoll.device; this program reads up to 1: upgrade plimsoll
     tests/data/versions/v2.plan.json has version 2 of plimsoll.plan; this program reads up to 1: upgrade plimsoll
-    tests/data/versions/v2.problem.json has version 2 of plimsoll.problem; this program reads up to 1: upgrade plimsoll
+    tests/data/versions/v3.problem.json has version 3 of plimsoll.problem; this program reads up to 2: upgrade plimsoll
     tests/data/versions/v3.profile.json has version 3 of plimsoll.profile; this program reads up to 2: upgrade plimsoll
     ");
 }

@@ -83,7 +83,8 @@ where
     F: FnOnce(&M, I) -> O,
 {
     let survey = Survey::of(model, O::TRAINS, at == Place::Spread)?;
-    let device = CaptureSlot::take(if let Place::At(device) = at { device } else { &survey.device })?;
+    let there = if let Place::At(device, types) = at { Some((device, types)) } else { None };
+    let device = CaptureSlot::take(there.map_or(&survey.device, |(device, _)| device))?;
     // `valid` gives running statistics buffers of their own: mapping a clone would write into the
     // original's, which clones share.
     let plain = catch(AssertUnwindSafe(|| model.valid()), "copying the module's structure")?;
@@ -91,7 +92,8 @@ where
     let mut result = None;
     let captured = quietly(|| {
         device.device.capture_scope(|scope| {
-            let mut record = Recorder { device: &device.device, survey: &survey };
+            let types = there.map(|(_, types)| types);
+            let mut record = Recorder { device: &device.device, survey: &survey, types };
             let recorded = match O::TRAINS {
                 true => record.run::<M, I, O, F>(plain, inputs, step),
                 false => record.infer::<M, I, O, F>(plain, inputs, step),
@@ -134,8 +136,8 @@ pub(crate) enum Place<'a> {
     Module,
     /// On several devices, as the module is.
     Spread,
-    /// On another device than the module.
-    At(&'a Device),
+    /// On another device than the module, where the module's tensors have these element types, in the order it visits them.
+    At(&'a Device, &'a [DType]),
 }
 
 /// What the module holds and where.
@@ -269,6 +271,8 @@ impl ModuleVisitor for SurveyVisitor {
 struct Recorder<'a> {
     device: &'a Device,
     survey: &'a Survey,
+    /// Element types of the module's tensors, where they are not the module's own.
+    types: Option<&'a [DType]>,
 }
 
 impl Recorder<'_> {
@@ -333,7 +337,7 @@ impl Recorder<'_> {
     /// The module with empty tensors on the capture device in place of its own, and their ids.
     fn emptied<M: Module>(&self, plain: M) -> (M, Vec<TensorId>) {
         let mut ids = Vec::new();
-        let empty = plain.map(&mut Emptier { device: self.device, ids: &mut ids });
+        let empty = plain.map(&mut Emptier { device: self.device, types: self.types, ids: &mut ids });
         // Tensors that are fields but not parameters are constants of the model.
         (empty.to_device(self.device), ids)
     }
@@ -449,20 +453,28 @@ fn id_of<const D: usize>(tensor: Tensor<D>) -> Result<TensorId> {
 /// Replaces every tensor of a module by an empty one on the capture device.
 struct Emptier<'a> {
     device: &'a Device,
+    types: Option<&'a [DType]>,
     ids: &'a mut Vec<TensorId>,
+}
+
+impl Emptier<'_> {
+    /// The element type of the next tensor, which is of the given one in the module.
+    fn dtype(&self, own: DType) -> DType {
+        self.types.and_then(|types| types.get(self.ids.len()).copied()).unwrap_or(own)
+    }
 }
 
 impl ModuleMapper for Emptier<'_> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         param.map(|t| {
-            let new = Tensor::<D>::empty(t.shape(), (self.device, t.dtype()));
+            let new = Tensor::<D>::empty(t.shape(), (self.device, self.dtype(t.dtype())));
             self.ids.push(id_of(new.clone()).expect("an empty tensor is on the capture device"));
             new
         })
     }
     fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
         param.map(|t| {
-            let new = Tensor::<D, Int>::empty(t.shape(), (self.device, t.dtype()));
+            let new = Tensor::<D, Int>::empty(t.shape(), (self.device, self.dtype(t.dtype())));
             let primitive = new.clone().try_into_primitive::<CaptureBackend>();
             self.ids.push(primitive.expect("an empty tensor is on the capture device").id());
             new
@@ -470,7 +482,7 @@ impl ModuleMapper for Emptier<'_> {
     }
     fn map_bool<const D: usize>(&mut self, param: Param<Tensor<D, Bool>>) -> Param<Tensor<D, Bool>> {
         param.map(|t| {
-            let new = Tensor::<D, Bool>::empty(t.shape(), (self.device, t.dtype()));
+            let new = Tensor::<D, Bool>::empty(t.shape(), (self.device, self.dtype(t.dtype())));
             let primitive = new.clone().try_into_primitive::<CaptureBackend>();
             self.ids.push(primitive.expect("an empty tensor is on the capture device").id());
             new

@@ -104,6 +104,7 @@ impl Program {
             time: costs.values().map(|c| c.time).collect(),
             workspace: costs.values().map(|c| c.workspace).collect(),
         };
-        Problem::new(name, builder.finish()?, table, device)
+        let loads = self.ops.keys().filter(|&op| self.loaded(op).is_some());
+        Problem::new(name, builder.finish()?, table, device)?.with_loads(loads)
     }
 }

@@ -139,8 +139,14 @@ fn when(steps: &[Step], timeline: &Timeline, problem: &Problem) -> Vec<(Nanos, N
                 let op = &problem.graph.ops()[*op];
                 let taken = inplace.iter().map(|&(a, _)| op.inputs[a]);
                 taken.chain(op.outputs.iter().copied()).for_each(|v| leaving[v] = None);
-                now = span.end;
-                span.start
+                // What only brings a tensor goes on beside what comes after it.
+                match span.lane {
+                    Lane::Compute => {
+                        now = span.end;
+                        span.start
+                    }
+                    Lane::DeviceToHost | Lane::HostToDevice => now,
+                }
             }
             (Step::Offload(v), Some(span)) => {
                 leaving[*v] = Some(span.end);
