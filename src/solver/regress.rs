@@ -22,8 +22,8 @@
 //! A unit whose results nothing else needs earlier, and all of whose reads are needed all the same, may as well be the one that ran last: no other is tried.
 
 use std::cmp::Reverse;
-use std::collections::hash_map::Entry;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BinaryHeap};
 
 use super::load::{Load, bytes};
 use super::model::{Model, NONE};
@@ -62,7 +62,7 @@ pub(super) fn search(
 ) -> Option<Found> {
     let space = Space::new(model, budget, inplace)?;
     let most = nodes.map_or(STATES, |nodes| nodes.saturating_mul(NODES).min(STATES as u64) as usize);
-    Some(States { space, states: Vec::new(), places: HashMap::new(), open: BinaryHeap::new() }.search(most, late))
+    Some(States { space, states: Vec::new(), places: BTreeMap::new(), open: BinaryHeap::new() }.search(most, late))
 }
 
 /// A unit as the search sees it.
@@ -118,7 +118,7 @@ struct States {
     space: Space,
     states: Vec<State>,
     /// Where each set is in `states`.
-    places: HashMap<Set, u32>,
+    places: BTreeMap<Set, u32>,
     open: BinaryHeap<(Reverse<u64>, u64, Reverse<u32>)>,
 }
 
