@@ -210,16 +210,13 @@ impl<'a, 'm> Boundary<'a, 'm> {
         }
         let choice = self.choices.iter().min_by_key(|choice| choice.fixed)?;
         let room = self.room(choice, budget);
-        let cut = |price: i128| self.cut_at(choice, price, &|s| price + price * first[s as usize] / n / GRADE);
-        let fits = |cut: &Cut| i128::from(cut.kept) <= room;
         // From what a byte is worth where everything that is carried is worth the time of everything.
         let time = self.model.units.iter().fold(0, |time: u64, u| time.saturating_add(u.time));
-        let guess = ((i128::from(time) << SCALE) / i128::from(self.crossing.max(1))).clamp(1, MOST);
+        let mut price = ((i128::from(time) << SCALE) / i128::from(self.crossing.max(1))).clamp(1, MOST);
         let (mut low, mut high, mut best) = (0, MOST, None);
-        let mut price = guess;
         for _ in 0..GRADES {
-            let found = cut(price)?;
-            if fits(&found) {
+            let found = self.cut_at(choice, price, &|s| price + price * first[s as usize] / n / GRADE)?;
+            if i128::from(found.kept) <= room {
                 (high, best) = (price, Some(found));
             } else {
                 low = price;

@@ -138,6 +138,13 @@ pub(super) enum Goal {
     Any,
 }
 
+impl Goal {
+    /// Whether what is known is enough.
+    fn reached(self, known: &Known) -> bool {
+        self == Self::Any && known.is_some()
+    }
+}
+
 /// Solve the program, with `runs` of each unit at most.
 pub(super) fn exact(
     frame: &Frame,
@@ -150,14 +157,13 @@ pub(super) fn exact(
     // A plan of the class that is known is where the search may stop looking.
     let plain = Model::new(frame.problem, false);
     let mut known = known(frame, &plain, runs);
-    let enough = |known: &Known| goal == Goal::Any && known.is_some();
-    let mut proved = !enough(&known) && walked(frame, &plain, runs, goal, &mut known);
+    let mut proved = !goal.reached(&known) && walked(frame, &plain, runs, goal, &mut known);
     if proved && known.is_none() {
         return explain::asked(frame, NONE_FITS);
     }
     // The second program is larger and proves more; the first is quicker to find a plan.
     for later in [false, true] {
-        if proved || enough(&known) || frame.limits.late() {
+        if proved || goal.reached(&known) || frame.limits.late() {
             break;
         }
         let faster_than = known.as_ref().map(|&(_, time)| time);
@@ -215,12 +221,11 @@ fn walked(frame: &Frame, model: &Model, runs: Option<u32>, goal: Goal, known: &m
         }
     };
     let time = |known: &Known| known.as_ref().map(|&(_, time)| time);
-    let enough = |known: &Known| goal == Goal::Any && known.is_some();
     for width in WIDTHS {
         if let Some(order) = search.some(width, time(known), &late) {
             better(order, known);
         }
-        if enough(known) {
+        if goal.reached(known) {
             return false;
         }
     }
@@ -231,7 +236,7 @@ fn walked(frame: &Frame, model: &Model, runs: Option<u32>, goal: Goal, known: &m
             None if walk.proved => return true,
             None => {}
         }
-        if enough(known) {
+        if goal.reached(known) {
             return false;
         }
     }

@@ -24,6 +24,8 @@ use crate::units::{Bytes, Nanos};
 
 /// Tenths of the time after which the search from the end is given up.
 const REGRESS: u32 = 2;
+/// What proves that nothing fits where all that can be live, or needed, was gone through.
+const UNREACHED: &str = "no set of values that fits and can be reached leads to the outputs; ";
 
 /// Plan `problem` within `budget` bytes with the named solver (`auto` is the default one).
 ///
@@ -115,23 +117,14 @@ fn prove(_: &Model, _: Bytes, _: u64, _: &[(u64, u32)], _: &Options, _: &Limits)
     0
 }
 
-/// No plan was found, or it is proved that none fits: which budget would suffice.
-fn unreached(frame: &Frame, order: Option<&[u32]>) -> Result<Outcome> {
-    Ok(match explain::search(frame, order)? {
-        Outcome::Unknown { minimum_feasible, blockers, why } if frame.refuted() => {
-            let why = format!("no set of values that fits and can be reached leads to the outputs; {why}");
-            Outcome::Infeasible { minimum_feasible, blockers, why }
+/// What is told where no plan was found, when it is proved that none fits; and by what, if there is more to say.
+fn infeasible(found: Outcome, by: &str) -> Outcome {
+    match found {
+        Outcome::Unknown { minimum_feasible, blockers, why } => {
+            Outcome::Infeasible { minimum_feasible, blockers, why: format!("{by}{why}") }
         }
         found => found,
-    })
-}
-
-/// It is proved that no plan fits: which budget would suffice.
-fn never(frame: &Frame) -> Result<Outcome> {
-    Ok(match explain::search(frame, None)? {
-        Outcome::Unknown { minimum_feasible, blockers, why } => Outcome::Infeasible { minimum_feasible, blockers, why },
-        found => found,
-    })
+    }
 }
 
 /// One solver call on one problem.
@@ -209,11 +202,11 @@ impl<'a> Frame<'a> {
                     frame.raise(timeline.time.get());
                     return Ok(frame.outcome(steps, &timeline));
                 }
-                Found::Infeasible => return never(&frame),
+                Found::Infeasible => return Ok(infeasible(explain::search(&frame, None)?, "")),
                 Found::Unknown => {}
             }
         }
-        if name == "auto" && !offload::possible(problem) && options.moves.has(Move::Regress) {
+        if name == "auto" && !copies_aside(problem) && options.moves.has(Move::Regress) {
             let late = || frame.limits.late() || (options.node_limit.is_none() && frame.limits.spent(REGRESS));
             // It leaves out views, each of which takes its time at least once.
             let views: u64 = frame.model.views.iter().map(|view| view.time).sum();
@@ -230,8 +223,7 @@ impl<'a> Frame<'a> {
                 }
                 Some(regress::Found::Bound(time)) => frame.raise(time.saturating_add(views)),
                 Some(regress::Found::Never) => {
-                    frame.refuted.store(true, Ordering::Relaxed);
-                    return unreached(&frame, None);
+                    return Ok(infeasible(explain::search(&frame, None)?, UNREACHED));
                 }
                 None => {}
             }
@@ -268,7 +260,8 @@ impl<'a> Frame<'a> {
         if let Some((steps, timeline)) = best {
             return Ok(frame.outcome(steps, &timeline));
         }
-        unreached(&frame, order.as_deref())
+        let found = explain::search(&frame, order.as_deref())?;
+        Ok(if frame.refuted() { infeasible(found, UNREACHED) } else { found })
     }
 
     /// Go through all that can be live at once, where nothing was found: an order that fits, if there is one.

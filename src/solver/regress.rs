@@ -22,7 +22,8 @@
 //! A unit whose results nothing else needs earlier, and all of whose reads are needed all the same, may as well be the one that ran last: no other is tried.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BinaryHeap};
 
 use super::load::{Load, bytes};
 use super::model::{Model, NONE};
@@ -61,7 +62,7 @@ pub(super) fn search(
 ) -> Option<Found> {
     let space = Space::new(model, budget, inplace)?;
     let most = nodes.map_or(STATES, |nodes| nodes.saturating_mul(NODES).min(STATES as u64) as usize);
-    Some(States { space, states: Vec::new(), places: vec![0; 1 << 10], open: BinaryHeap::new() }.search(most, late))
+    Some(States { space, states: Vec::new(), places: BTreeMap::new(), open: BinaryHeap::new() }.search(most, late))
 }
 
 /// A unit as the search sees it.
@@ -116,8 +117,8 @@ struct State {
 struct States {
     space: Space,
     states: Vec<State>,
-    /// Open addressing: places in `states`, plus one.
-    places: Vec<u32>,
+    /// Where each set is in `states`.
+    places: BTreeMap<Set, u32>,
     open: BinaryHeap<(Reverse<u64>, u64, Reverse<u32>)>,
 }
 
@@ -151,42 +152,17 @@ impl States {
 
     /// Remember a state, unless it is known to take no more from there on.
     fn add(&mut self, state: State) {
-        let mut place = self.slot(state.set);
-        while self.places[place] != 0 {
-            let index = self.places[place] - 1;
-            let known = &mut self.states[index as usize];
-            if known.set == state.set {
-                if state.time < known.time {
-                    let least = self.space.least(state.set).map(|rest| rest.saturating_add(state.time));
-                    let time = state.time;
-                    *known = state;
-                    self.open.extend(least.map(|least| (Reverse(least), time, Reverse(index))));
-                }
-                return;
-            }
-            place = (place + 1) & (self.places.len() - 1);
-        }
+        let index = match self.places.entry(state.set) {
+            Entry::Occupied(place) if self.states[*place.get() as usize].time <= state.time => return,
+            Entry::Occupied(place) => *place.get(),
+            Entry::Vacant(place) => *place.insert(self.states.len() as u32),
+        };
         let least = self.space.least(state.set).map(|rest| rest.saturating_add(state.time));
-        let index = self.states.len() as u32;
         self.open.extend(least.map(|least| (Reverse(least), state.time, Reverse(index))));
-        self.states.push(state);
-        self.places[place] = index + 1;
-        if self.states.len() * 2 > self.places.len() {
-            self.places = vec![0; self.places.len() * 4];
-            for index in 0..self.states.len() {
-                let mut place = self.slot(self.states[index].set);
-                while self.places[place] != 0 {
-                    place = (place + 1) & (self.places.len() - 1);
-                }
-                self.places[place] = index as u32 + 1;
-            }
+        match self.states.get_mut(index as usize) {
+            Some(known) => *known = state,
+            None => self.states.push(state),
         }
-    }
-
-    fn slot(&self, set: Set) -> usize {
-        let hash = (set as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29) ^ (set >> 64) as u64;
-        let hash = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        (hash ^ (hash >> 32)) as usize & (self.places.len() - 1)
     }
 
     /// Units in the order of the graph, and after them what led to a state.
