@@ -155,6 +155,8 @@ impl Shared {
         // Whoever wants to see each step sees none where all are one.
         let mut slot = (self.settings.one_launch && observe.is_none()).then(|| lock(&self.recordings));
         let mut recordings = slot.as_mut().map(|slot| Recordings::<B>::within(slot));
+        // Before anything is measured, which would see it go.
+        recordings.iter_mut().for_each(|recordings| recordings.make_room(entry));
         let recorded = recordings.as_ref().map_or(Bytes::ZERO, |recordings| recordings.bytes());
         let replay = recordings.as_ref().is_some_and(|recordings| recordings.ready(entry));
         let bindings = entry.bindings(state, kept, inputs, &device, !replay);

@@ -99,6 +99,15 @@ impl<B: Target> Recordings<B> {
         matches!(self.of(entry), Some(State::Recorded { recorded, .. }) if recorded.is_here())
     }
 
+    /// Let go of what a step that is not replayed leaves no room for.
+    pub(super) fn make_room(&mut self, entry: &Arc<Entry>) {
+        // What nobody but this remembers cannot be asked for again.
+        self.known.retain(|_, (known, _)| Arc::strong_count(known) > 1);
+        if !self.ready(entry) && entry.planned_peak + self.bytes() > entry.budget {
+            self.give_up("steps that are not recorded need its memory");
+        }
+    }
+
     /// Replay a step that is [ready](Self::ready); constants need not be bound.
     ///
     /// # Errors
@@ -131,11 +140,6 @@ impl<B: Target> Recordings<B> {
         sample: &dyn Fn(),
         run: Run<'_, B>,
     ) -> Result<Vec<HandleKind<B>>> {
-        // What nobody but this remembers cannot be asked for again.
-        self.known.retain(|_, (known, _)| Arc::strong_count(known) > 1);
-        if entry.planned_peak + self.bytes() > entry.budget {
-            self.give_up("steps that are not recorded need its memory");
-        }
         match self.of(entry) {
             Some(State::Ran) => {}
             // Recorded means elsewhere: on another thread's stream.
