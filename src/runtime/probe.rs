@@ -20,10 +20,10 @@ use crate::graph::trace::{Program, SetStatus, panic_message, quietly};
 use crate::units::{Bytes, Nanos};
 
 /// Runs in a row that are compared.
-const FEW: u32 = 2;
-const MANY: u32 = 12;
+const FEW: u32 = 4;
+const MANY: u32 = 20;
 /// What an op takes beyond which asking for it takes less in any case.
-const LONG: Nanos = Nanos(500_000);
+const LONG: Nanos = Nanos(2_000_000);
 
 /// Measures the ops of a program one by one.
 pub struct OpProbe<'a, B: Target> {
