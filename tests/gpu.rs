@@ -5,7 +5,7 @@
 
 mod common;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use burn::module::{Module, Param, ParamId};
 use burn::nn::{Linear, LinearConfig};
@@ -448,54 +448,6 @@ fn stages_on_the_device_train_the_same_bits() {
     let Some(device) = device() else { return };
     for name in ["gpt", "resnet"] {
         zoo::with_model(name, &small(name), &device, 7, Stages).unwrap();
-    }
-}
-
-/// What a step takes until its device has done it, and what was predicted of it.
-#[test]
-#[ignore = "a table: takes minutes, and times are what they are"]
-fn predicted_and_measured_times() {
-    struct Timed(plimsoll::Settings);
-    impl ZooVisitor for Timed {
-        type Output = (Duration, Duration);
-        fn visit<M: ZooModel>(
-            self,
-            _name: &'static str,
-            model: M,
-            batch: impl Fn(u64, &Device) -> M::Inputs + Send + Sync + 'static,
-        ) -> Self::Output {
-            let device = model.devices()[0].clone();
-            let model = Rematerialize::with_settings(model, self.0);
-            let mut times: Vec<Duration> = (0..9)
-                .map(|n| {
-                    let inputs = batch(n, &device);
-                    device.sync().unwrap();
-                    let start = Instant::now();
-                    let _step = model.step(inputs, |m: &M, inputs| m.batch_loss(inputs)).unwrap();
-                    device.sync().unwrap();
-                    start.elapsed()
-                })
-                .skip(2)
-                .collect();
-            times.sort_unstable();
-            let predicted = model.latest_plan().unwrap().predicted.time;
-            (Duration::from_nanos(predicted.get()), times[times.len() / 2])
-        }
-    }
-    let _alone = alone();
-    let Some(device) = device() else { return };
-    println!("| model | fusion | predicted | measured | ratio |\n|---|---|---|---|---|");
-    let only = std::env::var("PLIMSOLL_MODELS").unwrap_or_else(|_| "gpt,resnet,mixer,lstm".into());
-    let large =
-        zoo::Settings::tiny("gpt").unwrap().set("layers", 2).set("width", 128).set("sequence", 64).set("batch", 16);
-    let sizes = only.split(',').map(|name| (name, small(name))).chain([("gpt", large)]);
-    for (name, size) in sizes {
-        for fusion in [false, true] {
-            let settings = settings(Budget::Unlimited).fusion(fusion);
-            let (predicted, measured) = zoo::with_model(name, &size, &device, 7, Timed(settings)).unwrap();
-            let ratio = predicted.as_secs_f64() / measured.as_secs_f64();
-            println!("| {name} | {fusion} | {predicted:.1?} | {measured:.1?} | {ratio:.2} |");
-        }
     }
 }
 

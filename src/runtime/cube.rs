@@ -410,5 +410,4 @@ impl Local for CubeBackend {
     }
 
     const IN_HEAP: bool = false;
-    const BEHIND: bool = true;
 }

@@ -152,7 +152,6 @@ impl Local for Flex {
     fn settle(_: &FlexDevice) {}
 
     const IN_HEAP: bool = true;
-    const BEHIND: bool = false;
 }
 
 /// A copy in a buffer of its own size, its dimensions in the same order in memory, so that ops do with it what they do

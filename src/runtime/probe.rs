@@ -4,8 +4,6 @@
 //! an input's buffer is a view; an output that lies where a given-away input lay was computed in
 //! place. So the graph's storages are what the backend really does, for every op there is.
 
-use std::time::{Duration, Instant};
-
 use burn_ir::{HandleKind, OperationIr, TensorId, TensorIr, TensorStatus};
 use burn_router::{CustomOpRegistry, TensorInterpreter};
 
@@ -18,12 +16,6 @@ use crate::entity::{OpId, ValueId};
 use crate::error::Result;
 use crate::graph::trace::{Program, SetStatus, panic_message, quietly};
 use crate::units::{Bytes, Nanos};
-
-/// Runs in a row that are compared.
-const FEW: u32 = 4;
-const MANY: u32 = 20;
-/// What an op takes beyond which asking for it takes less in any case.
-const LONG: Nanos = Nanos(2_000_000);
 
 /// Measures the ops of a program one by one.
 pub struct OpProbe<'a, B: Target> {
@@ -157,44 +149,6 @@ impl<B: Local> Bench<'_, B> {
         Ok(Run { time, workspace: Bytes::ZERO, inputs: Vec::new(), outputs: vec![drawn] })
     }
 
-    /// How long each of many runs takes that are asked for one after the other and not waited for, as a step asks for its ops. Where ops are
-    /// short the device waits for whoever asks, which its clock does not see of an op by itself.
-    fn in_a_row(&self, fill: f64) -> Result<Nanos, String> {
-        let random = random_op(self.op);
-        let (tensors, ready) = match random {
-            Some(_) => (Vec::new(), self.op.clone()),
-            None => {
-                let Laid { tensors, ready, .. } = self.laid_out(fill, None)?;
-                (tensors, ready)
-            }
-        };
-        let mut interpreter = self.holding(tensors);
-        let given = |t: &TensorIr| OperationIr::Drop(TensorIr { status: TensorStatus::ReadWrite, ..t.clone() });
-        let drops: Vec<OperationIr> = self.op.outputs().map(given).collect();
-        let mut take = |runs: u32| -> Result<Duration, String> {
-            B::settle(self.device);
-            let start = Instant::now();
-            for _ in 0..runs {
-                match random {
-                    Some(op) => interpreter.register_tensor_data_id(op.out.id, random::draw(op, 0)?),
-                    None => interpreter.register_op(ready.clone()),
-                }
-                drops.iter().for_each(|it| interpreter.register_op(it.clone()));
-            }
-            B::settle(self.device);
-            Ok(start.elapsed())
-        };
-        // Waiting at the end takes as long for few as for many.
-        take(FEW)?;
-        let mut each = [Duration::ZERO; 3];
-        for each in &mut each {
-            let few = take(FEW)?;
-            *each = take(MANY)?.saturating_sub(few) / (MANY - FEW);
-        }
-        each.sort_unstable();
-        Ok(Nanos(u64::try_from(each[1].as_nanos()).unwrap_or(u64::MAX)))
-    }
-
     fn try_run(&self, fill: f64, given_away: Option<usize>) -> Result<Run<B>, String> {
         quietly(|| self.run(fill, given_away)).unwrap_or_else(|panic| Err(panic_message(&*panic)))
     }
@@ -283,11 +237,6 @@ pub(super) fn measure_op<B: Local>(
         }
     }
     times.sort_unstable();
-    let mut time = times[times.len() / 2];
-    if B::BEHIND && time < LONG {
-        let each = quietly(|| bench.in_a_row(fill)).unwrap_or_else(|panic| Err(panic_message(&*panic)))?;
-        time = time.max(each);
-    }
 
     let mut inplace = Vec::new();
     let inputs: Vec<&TensorIr> = op.inputs().collect();
@@ -315,5 +264,5 @@ pub(super) fn measure_op<B: Local>(
         }
         inplace.extend(pairs);
     }
-    Ok(OpCost { time, workspace, views, inplace, sizes, layouts: texts })
+    Ok(OpCost { time: times[times.len() / 2], workspace, views, inplace, sizes, layouts: texts })
 }

@@ -356,8 +356,6 @@ pub trait Local: Target<Handlers = CustomOpRegistry<Self>> + BackendIr {
     }
     /// Whether tensors lie in the process's heap, where the counting allocator sees them.
     const IN_HEAP: bool;
-    /// Whether the device works behind the program's back, so that how long it takes to ask for an op counts beside how long the op takes.
-    const BEHIND: bool;
 }
 
 /// Takes the time of what is done between its start and its stop, by the device's clock where it

@@ -458,12 +458,7 @@ impl Planner {
         let mut counts: Vec<usize> = (0..8)
             .map(|eighths| {
                 let mut room = total / 8 * eighths;
-                let fits = |&index: &&usize| {
-                    let fits = bytes(index) <= room;
-                    room = room.saturating_sub(bytes(index));
-                    fits
-                };
-                read.iter().take_while(fits).count()
+                read.iter().take_while(|index| room.checked_sub(bytes(index)).map(|left| room = left).is_some()).count()
             })
             .collect();
         counts.dedup();
@@ -482,7 +477,7 @@ impl Planner {
                 best = Some((time, count, candidate, problem));
             }
         }
-        let (_, count, candidate, problem) =
+        let (.., count, candidate, problem) =
             best.ok_or_else(|| internal("nothing is kept of a module, nor brought"))?;
         *program = candidate;
         read.truncate(count);
