@@ -14,8 +14,8 @@ use super::level::level;
 use super::model::Model;
 use super::moves::Move;
 use super::progress::Watch;
-use super::recut::{WAYS, recut};
-use super::reorder::{branch_by_branch, late_part, shrink_first};
+use super::recut::{WAYS, recut, recut_late};
+use super::reorder::{branch_by_branch, late_part, shrink_first, sink};
 use super::rng::Rng;
 use super::sim::{Score, Sim};
 
@@ -29,6 +29,8 @@ const PATIENCE: usize = 3;
 const FEW: usize = 4;
 /// Hundredths of the room to keep something in, and pieces in which the rest is made again, for orders to begin with.
 const GRADED: [(u64, u64); 6] = [(94, 16), (92, 24), (98, 8), (96, 12), (90, 32), (100, 6)];
+/// The same where less waits after the loss.
+const LATE: [(u64, u64); 4] = [(75, 32), (90, 32), (94, 16), (85, 16)];
 /// Positions evaluated by a whole search when no node limit is given: about two seconds on two
 /// cores, however large the graph.
 const WORK: u64 = 130_000_000;
@@ -269,7 +271,7 @@ fn in_branches(model: &Model) -> Option<(Vec<u32>, u64)> {
     if peak(&order) > least / 10 * 9 {
         return None;
     }
-    let order = level(&late, &order);
+    let order = sink(model, &level(&late, &order));
     let waiting = peak(&order);
     Some((order, waiting))
 }
@@ -309,6 +311,26 @@ pub(super) fn graded_starts(model: &Model, budget: u64, ranked: &[(u64, u32)]) -
     let bases = bases(model);
     let parts: Vec<(u64, u64, &Vec<u32>)> =
         GRADED.into_iter().flat_map(|(part, pieces)| bases.iter().map(move |base| (part, pieces, base))).collect();
+    let order = |(part, pieces, base): (u64, u64, &Vec<u32>)| {
+        let cut = boundary.graded(model.resident + free / 100 * part, base)?;
+        Some(boundary.order_in_pieces(&cut, base, pieces))
+    };
+    parts.into_par_iter().filter_map(order).collect()
+}
+
+/// Where most of the room would be taken by what waits after the loss, as for the end of a recurrence: less waits, and what is best kept
+/// at the strongest instant is kept.
+pub(super) fn late_starts(model: &Model, budget: u64, ranked: &[(u64, u32)]) -> Vec<Vec<u32>> {
+    let Some((base, waiting)) = branches(model).filter(|_| model.moves.has(Move::Recut)) else { return Vec::new() };
+    let Some(&(_, unit)) = ranked.first().filter(|(value, _)| *value > 0) else { return Vec::new() };
+    let free = budget.saturating_sub(model.resident);
+    if free / 5 * 4 > *waiting {
+        return Vec::new();
+    }
+    let boundary = Boundary::during(model, unit as usize);
+    let late = recut_late(&late_part(model), base, budget);
+    let parts: Vec<(u64, u64, &Vec<u32>)> =
+        late.iter().flat_map(|base| LATE.into_iter().map(move |(part, pieces)| (part, pieces, base))).collect();
     let order = |(part, pieces, base): (u64, u64, &Vec<u32>)| {
         let cut = boundary.graded(model.resident + free / 100 * part, base)?;
         Some(boundary.order_in_pieces(&cut, base, pieces))

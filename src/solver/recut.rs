@@ -21,6 +21,8 @@ use super::sim::Sim;
 
 /// Hundredths of the room at the peak to keep something in, and pieces in which the rest is made again: ways to decide.
 pub(super) const WAYS: [(u64, u64); 8] = [(100, 1), (96, 1), (90, 1), (80, 1), (65, 1), (90, 8), (80, 16), (80, 4)];
+/// Hundredths of the room that are left to what is made after the loss.
+const LATE: [u64; 3] = [50, 60, 40];
 /// Places of an order that are looked at one after another, at most.
 const CUTS: usize = 40;
 
@@ -35,12 +37,9 @@ pub(super) fn recut(model: &Model, base: &[u32], budget: u64, way: usize, late: 
             break;
         }
         let graph = as_graph(model, &order);
-        let (boundary, runs) = (Boundary::between(&graph, peak.at), graph.keep_all());
+        let boundary = Boundary::between(&graph, peak.at);
         let lower = |&(part, pieces): &(u64, u64)| {
-            let room = model.resident + budget.saturating_sub(model.resident) / 100 * part;
-            let cut = boundary.graded(room, &runs)?;
-            let runs = boundary.order_in_pieces(&cut, &runs, pieces);
-            let mut order: Vec<u32> = runs.into_iter().map(|run| order[run as usize]).collect();
+            let mut order = anew(&order, &boundary, part_of(model, budget, part), pieces)?;
             sim.prune(model, &mut order);
             let lower = Peak::of(&sim.profile(model, &order), budget);
             (lower.live <= peak.live && lower.excess < peak.excess).then_some((order, lower))
@@ -49,6 +48,35 @@ pub(super) fn recut(model: &Model, base: &[u32], budget: u64, way: usize, late: 
         (order, peak) = lower;
     }
     order
+}
+
+/// `base` with what is live at its peak, and further down the slope behind it, decided anew for parts of the room: what waits for the
+/// end of a recurrence is made again in halves or thirds. `late` counts the bytes of what is made [after the loss](late_part)
+/// only, the rest can be made again there.
+pub(super) fn recut_late(late: &Model, base: &[u32], budget: u64) -> Vec<Vec<u32>> {
+    let live = Sim::default().profile(late, base);
+    let peak = Peak::of(&live, budget);
+    let low = late.resident + (peak.live - late.resident) / 5 * 4;
+    let slope = (peak.at..live.len()).find(|&at| live[at] <= low).unwrap_or(peak.at);
+    let graph = as_graph(late, base);
+    let order = |(at, part)| {
+        let mut order = anew(base, &Boundary::between(&graph, at), part_of(late, budget, part), 1)?;
+        Sim::default().prune(late, &mut order);
+        Some(order)
+    };
+    LATE.iter().flat_map(|&part| [(slope, part), (peak.at, part)]).filter_map(order).collect()
+}
+
+/// An order with what is best kept at a boundary of its graph within `room`, and the rest made again in pieces.
+fn anew(order: &[u32], boundary: &Boundary, room: u64, pieces: u64) -> Option<Vec<u32>> {
+    let runs: Vec<u32> = (0..order.len() as u32).collect();
+    let cut = boundary.graded(room, &runs)?;
+    let runs = boundary.order_in_pieces(&cut, &runs, pieces);
+    Some(runs.into_iter().map(|run| order[run as usize]).collect())
+}
+
+fn part_of(model: &Model, budget: u64, part: u64) -> u64 {
+    model.resident + budget.saturating_sub(model.resident) / 100 * part
 }
 
 /// Where most is live.

@@ -1,7 +1,8 @@
 //! The solvers by name.
 
 use super::auto::{
-    Limits, Scored, bases, best_first, branches, closure_starts, construct, graded_starts, improve, recut_starts,
+    Limits, Scored, bases, best_first, branches, closure_starts, construct, graded_starts, improve, late_starts,
+    recut_starts,
     time_of_all,
 };
 use super::balanced::Balanced;
@@ -108,7 +109,8 @@ impl Solver for Auto {
             let near = |found: &[Scored]| turns.is_some() && fits(found) && near(model, found[0].1.time, frame.least());
             // Where branches are recorded in turns, next to nothing else begins as well as what the bound keeps.
             if turns.is_some() {
-                let graded = graded_starts(model, budget, &frame.instants);
+                let mut graded = late_starts(model, budget, &frame.instants);
+                graded.extend(graded_starts(model, budget, &frame.instants));
                 found.extend(construct(model, budget, graded, false, limits));
                 best_first(&mut found, budget);
             }

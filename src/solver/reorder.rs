@@ -21,6 +21,8 @@ const SHARE: u64 = 4;
 const CONE: usize = 16;
 /// What they make, not counting what they free, may be so many times what they free.
 const TRANSIENT: u64 = 8;
+/// Units that move to a later place together at most.
+const ALONG: usize = 4;
 /// Readers of an item that are looked at.
 const READERS: usize = 256;
 
@@ -161,6 +163,95 @@ fn absorb(model: &Model, roots: &mut Vec<usize>, groups: &mut [u32], group: u32,
             at += 1;
         }
     }
+}
+
+/// `base`, in which every unit runs once, with what holds no less than what it is made of as late as it can be: a unit
+/// whose reads are still to be read by others moves to the last of these, and takes along what its result is added to. No more is live
+/// anywhere than before. What reads the same moves together, so that what was read can go step by step.
+pub(super) fn sink(model: &Model, base: &[u32]) -> Vec<u32> {
+    let n = model.units.len();
+    let mut place = vec![0u32; n];
+    base.iter().zip(0..).for_each(|(&u, at)| place[u as usize] = at);
+    let mut readers: Vec<Vec<u32>> = vec![Vec::new(); model.items.len()];
+    base.iter().for_each(|&u| model.units[u as usize].reads.iter().for_each(|&s| readers[s as usize].push(u)));
+    // Where each unit runs: right before what was at that place.
+    let mut late = place.clone();
+    let mut fixed = vec![false; n];
+    let bytes = |s: u32| model.items[s as usize].bytes;
+    let mut bar = n as u32;
+    for &u in base.iter().rev() {
+        if !model.units[u as usize].replayable {
+            bar = place[u as usize];
+            continue;
+        }
+        if fixed[u as usize] {
+            continue;
+        }
+        let mut group = vec![u];
+        let sunk = loop {
+            let inside = |v: u32| group.contains(&v);
+            let made = |s: u32| {
+                let maker = model.items[s as usize].maker;
+                maker != NONE && inside(maker)
+            };
+            let mut to = bar;
+            let (mut dying, mut outputs) = (Vec::new(), 0);
+            for &v in &group {
+                for &s in &model.units[v as usize].writes {
+                    let others: Vec<u32> = readers[s as usize].iter().copied().filter(|&r| !inside(r)).collect();
+                    if let Some(first) = others.iter().map(|&r| late[r as usize]).min() {
+                        to = to.min(first);
+                        outputs += bytes(s);
+                    }
+                }
+                for &s in &model.units[v as usize].reads {
+                    if made(s) || model.items[s as usize].maker == NONE || dying.contains(&s) {
+                        continue;
+                    }
+                    let later = readers[s as usize].iter().filter(|&&r| !inside(r)).map(|&r| late[r as usize]).max();
+                    match later.filter(|&later| later > place[u as usize]) {
+                        Some(later) => to = to.min(later),
+                        None => dying.push(s),
+                    }
+                }
+            }
+            if to <= place[u as usize] {
+                break None;
+            }
+            if dying.iter().map(|&s| bytes(s)).sum::<u64>() <= outputs {
+                break Some(to);
+            }
+            // What it is made of alone comes along.
+            let only = |&s: &u32| {
+                let maker = model.items[s as usize].maker as usize;
+                model.units[maker].replayable
+                    && !fixed[maker]
+                    && model.units[maker].writes.iter().all(|&w| readers[w as usize].iter().all(|&r| inside(r)))
+            };
+            // How much more would then be held.
+            let held = |&s: &u32| {
+                let reads = &model.units[model.items[s as usize].maker as usize].reads;
+                let gone = |&&x: &&u32| {
+                    model.items[x as usize].maker != NONE
+                        && !readers[x as usize].iter().any(|&r| !inside(r) && late[r as usize] > place[u as usize])
+                };
+                reads.iter().filter(gone).map(|&x| bytes(x)).sum::<u64>() as i64 - bytes(s) as i64
+            };
+            match dying.iter().filter(|s| only(s)).map(|s| (held(s), s)).min() {
+                Some((held, &s)) if held < 0 && group.len() < ALONG => group.push(model.items[s as usize].maker),
+                _ => break None,
+            }
+        };
+        if let Some(to) = sunk {
+            for v in group {
+                late[v as usize] = to;
+                fixed[v as usize] = true;
+            }
+        }
+    }
+    let mut order = base.to_vec();
+    order.sort_by_key(|&u| (late[u as usize], place[u as usize]));
+    order
 }
 
 /// Runs early what frees more than it makes.
