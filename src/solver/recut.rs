@@ -124,7 +124,10 @@ mod tests {
     use super::*;
     use crate::fuzz::{Shape, both_ways, layered, problem};
     use crate::plan::{Lowering, lower, simulate};
+    use crate::solver::auto::{branches, graded_starts, late_starts};
+    use crate::solver::bound::ranked;
     use crate::solver::evict::{Evictor, Rule};
+    use crate::solver::reorder::late_part;
     use crate::solver::rng::Rng;
 
     #[test]
@@ -173,6 +176,34 @@ mod tests {
             }
         }
         assert!(found[1] > found[0] && faster > 2, "found {found:?}, faster in {faster}");
+    }
+
+    /// What is best kept at the loss alone leaves evictions to chase what waits for the end of a recurrence from place to place.
+    #[test]
+    fn less_waits_after_the_loss() {
+        for (steps, part) in [(48, 80), (64, 74)] {
+            let problem = both_ways(steps);
+            let model = Model::new(&problem, true);
+            let (base, waiting) = branches(&model).expect("branches in turns");
+            let budget = model.resident + waiting / 100 * part;
+            for order in recut_late(&late_part(&model), base, budget) {
+                let steps = lower(&problem.graph, &model.expand(&order), Lowering::default());
+                simulate(&problem, &steps).unwrap();
+            }
+            let ranked = ranked(&model, budget);
+            let fitting = |starts: Vec<Vec<u32>>| {
+                let rng = &mut Rng::new(0);
+                let mut fits = |mut order: Vec<u32>| {
+                    Evictor::default().run(&model, &mut order, budget, Rule::PLAIN, rng, &|_| false)
+                };
+                starts.into_iter().map(&mut fits).filter(|&fits| fits).count()
+            };
+            let all = late_starts(&model, budget, &ranked);
+            assert!(all.len() > 8 && fitting(all.clone()) == all.len(), "{steps} steps");
+            let graded = graded_starts(&model, budget, &ranked);
+            assert!(fitting(graded.clone()) < graded.len() / 2, "{steps} steps");
+            assert!(late_starts(&model, model.resident + waiting * 2, &ranked).is_empty());
+        }
     }
 
     #[test]

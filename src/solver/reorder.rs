@@ -165,10 +165,18 @@ fn absorb(model: &Model, roots: &mut Vec<usize>, groups: &mut [u32], group: u32,
     }
 }
 
-/// `base`, in which every unit runs once, with what holds no less than what it is made of as late as it can be: a unit
-/// whose reads are still to be read by others moves to the last of these, and takes along what its result is added to. No more is live
-/// anywhere than before. What reads the same moves together, so that what was read can go step by step.
+/// `base`, in which every unit runs once, with what makes no less than it frees as late as it can be: before the first that reads what
+/// it makes, and the last that reads what it reads, so that nothing but what it frees lives longer. A sum takes along the product
+/// that is added to it. So what is made of the same things runs together, and what waits for all of that can go step by step: it is
+/// where the steps of a recurrence could run again in halves.
 pub(super) fn sink(model: &Model, base: &[u32]) -> Vec<u32> {
+    let mut order: Vec<(u32, u32)> = sunk(model, base).into_iter().zip(0..).collect();
+    order.sort_unstable();
+    order.into_iter().map(|(_, place)| base[place as usize]).collect()
+}
+
+/// For each place of `base` the one before which its unit is to run: the same where it stays.
+fn sunk(model: &Model, base: &[u32]) -> Vec<u32> {
     let n = model.units.len();
     let mut place = vec![0u32; n];
     base.iter().zip(0..).for_each(|(&u, at)| place[u as usize] = at);
@@ -184,7 +192,8 @@ pub(super) fn sink(model: &Model, base: &[u32]) -> Vec<u32> {
             bar = place[u as usize];
             continue;
         }
-        if fixed[u as usize] {
+        let many = |&s: &u32| readers[s as usize].len() > READERS;
+        if fixed[u as usize] || model.units[u as usize].reads.iter().any(many) {
             continue;
         }
         let mut group = vec![u];
@@ -226,6 +235,7 @@ pub(super) fn sink(model: &Model, base: &[u32]) -> Vec<u32> {
                 let maker = model.items[s as usize].maker as usize;
                 model.units[maker].replayable
                     && !fixed[maker]
+                    && !model.units[maker].reads.iter().any(many)
                     && model.units[maker].writes.iter().all(|&w| readers[w as usize].iter().all(|&r| inside(r)))
             };
             // How much more would then be held.
@@ -249,9 +259,7 @@ pub(super) fn sink(model: &Model, base: &[u32]) -> Vec<u32> {
             }
         }
     }
-    let mut order = base.to_vec();
-    order.sort_by_key(|&u| (late[u as usize], place[u as usize]));
-    order
+    base.iter().map(|&u| late[u as usize]).collect()
 }
 
 /// Runs early what frees more than it makes.
@@ -427,5 +435,44 @@ mod tests {
             moved += usize::from(order != model.keep_all());
         }
         assert!(moved > 100 && bars > 500, "{moved} moved, {bars} bars");
+    }
+
+    #[test]
+    fn what_sinks_leaves_no_more_live_after_what_stays() {
+        let (mut moved, mut lower_peaks) = (0, 0);
+        for seed in 0..300 {
+            let problem = problem(seed, Shape { once: seed % 3 > 0, ..Shape::all(10 + seed as usize % 60) });
+            let model = Model::new(&problem, false);
+            for base in [model.keep_all(), branch_by_branch(&model)] {
+                let order = sink(&model, &base);
+                simulate(&problem, &lower(&problem.graph, &model.expand(&order), Lowering::default())).unwrap();
+                let [before, after] = [&base, &order].map(|order| live_after(&model, order));
+                for (place, late) in sunk(&model, &base).into_iter().enumerate() {
+                    let (unit, to) = (base[place], late as usize);
+                    moved += usize::from(to != place);
+                    assert!(to == place || model.units[unit as usize].replayable, "seed {seed}");
+                    assert!(to != place || after[unit as usize] <= before[unit as usize], "seed {seed}");
+                }
+                let [before, after] = [&base, &order].map(|order| Sim::default().run(&model, order).peak);
+                lower_peaks += usize::from(after < before);
+            }
+        }
+        assert!(moved > 1000 && lower_peaks > 10, "{moved} moved, {lower_peaks} lower");
+    }
+
+    /// Bytes live after each unit's run.
+    fn live_after(model: &Model, order: &[u32]) -> Vec<u64> {
+        let touches = |u: u32, s: u32| {
+            let unit = &model.units[u as usize];
+            unit.reads.contains(&s) || unit.writes.contains(&s)
+        };
+        let mut live = vec![0; order.len()];
+        for (at, &u) in order.iter().enumerate() {
+            for &s in &model.units[u as usize].writes {
+                let last = order.iter().rposition(|&u| touches(u, s)).unwrap();
+                order[at..last].iter().for_each(|&u| live[u as usize] += model.items[s as usize].bytes);
+            }
+        }
+        live
     }
 }
