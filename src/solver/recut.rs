@@ -50,21 +50,35 @@ pub(super) fn recut(model: &Model, base: &[u32], budget: u64, way: usize, late: 
     order
 }
 
-/// `base` with what is live at its peak, and further down the slope behind it, decided anew for parts of the room: what waits for the
-/// end of a recurrence is made again in halves or thirds. `late` counts the bytes of what is made [after the loss](late_part)
-/// only, the rest can be made again there.
-pub(super) fn recut_late(late: &Model, base: &[u32], budget: u64) -> Vec<Vec<u32>> {
-    let live = Sim::default().profile(late, base);
-    let peak = Peak::of(&live, budget);
-    let low = late.resident + (peak.live - late.resident) / 5 * 4;
-    let slope = (peak.at..live.len()).find(|&at| live[at] <= low).unwrap_or(peak.at);
-    let graph = as_graph(late, base);
-    let order = |(at, part)| {
-        let mut order = anew(base, &Boundary::between(&graph, at), part_of(late, budget, part), 1)?;
-        Sim::default().prune(late, &mut order);
+/// Ways to have less waiting after the loss than `base` has: what is live at the peak, or further down the slope behind it, is decided anew
+/// for a part of the room, so that what waits for the end of a recurrence is made again in halves or thirds. `late` counts the bytes
+/// of what is made [after the loss](super::reorder::late_part) only; the rest can be made again there.
+pub(super) struct Late<'a, 'm> {
+    late: &'a Model<'m>,
+    base: &'a [u32],
+    graph: Model<'m>,
+    places: [usize; 2],
+}
+
+impl<'a, 'm> Late<'a, 'm> {
+    pub const WAYS: usize = 2 * LATE.len();
+
+    pub fn new(late: &'a Model<'m>, base: &'a [u32]) -> Self {
+        let live = Sim::default().profile(late, base);
+        let peak = Peak::of(&live, 0);
+        let low = late.resident + (peak.live - late.resident) / 5 * 4;
+        let slope = (peak.at..live.len()).find(|&at| live[at] <= low).unwrap_or(peak.at);
+        Self { late, base, graph: as_graph(late, base), places: [slope, peak.at] }
+    }
+
+    /// What one of the ways comes to within `budget`.
+    pub fn order(&self, budget: u64, way: usize) -> Option<Vec<u32>> {
+        let boundary = Boundary::between(&self.graph, self.places[way % 2]);
+        let room = part_of(self.late, budget, LATE[way / 2 % LATE.len()]);
+        let mut order = anew(self.base, &boundary, room, 1)?;
+        Sim::default().prune(self.late, &mut order);
         Some(order)
-    };
-    LATE.iter().flat_map(|&part| [(slope, part), (peak.at, part)]).filter_map(order).collect()
+    }
 }
 
 /// An order with what is best kept at a boundary of its graph within `room`, and the rest made again in pieces.
@@ -186,7 +200,9 @@ mod tests {
             let model = Model::new(&problem, true);
             let (base, waiting) = branches(&model).expect("branches in turns");
             let budget = model.resident + waiting / 100 * part;
-            for order in recut_late(&late_part(&model), base, budget) {
+            let late = late_part(&model);
+            let ways = Late::new(&late, base);
+            for order in (0..Late::WAYS).filter_map(|way| ways.order(budget, way)) {
                 let steps = lower(&problem.graph, &model.expand(&order), Lowering::default());
                 simulate(&problem, &steps).unwrap();
             }
@@ -198,11 +214,12 @@ mod tests {
                 };
                 starts.into_iter().map(&mut fits).filter(|&fits| fits).count()
             };
-            let all = late_starts(&model, budget, &ranked);
-            assert!(all.len() > 8 && fitting(all.clone()) == all.len(), "{steps} steps");
+            let begun = |budget| late_starts(&model, budget, &ranked).flatten().collect::<Vec<Vec<u32>>>();
+            let all = begun(budget);
+            assert!(all.len() > 4 && fitting(all.clone()) == all.len(), "{steps} steps");
             let graded = graded_starts(&model, budget, &ranked);
             assert!(fitting(graded.clone()) < graded.len() / 2, "{steps} steps");
-            assert!(late_starts(&model, model.resident + waiting * 2, &ranked).is_empty());
+            assert!(begun(model.resident + waiting * 2).is_empty());
         }
     }
 

@@ -109,9 +109,19 @@ impl Solver for Auto {
             let near = |found: &[Scored]| turns.is_some() && fits(found) && near(model, found[0].1.time, frame.least());
             // Where branches are recorded in turns, next to nothing else begins as well as what the bound keeps.
             if turns.is_some() {
-                let mut graded = late_starts(model, budget, &frame.instants);
-                graded.extend(graded_starts(model, budget, &frame.instants));
-                found.extend(construct(model, budget, graded, false, limits));
+                let mut begun = Vec::new();
+                for starts in late_starts(model, budget, &frame.instants) {
+                    begun.extend(construct(model, budget, starts, false, limits));
+                    best_first(&mut begun, budget);
+                    if fits(&begun) && limits.pressed() {
+                        break;
+                    }
+                }
+                if !fits(&begun) || !limits.pressed() {
+                    let graded = graded_starts(model, budget, &frame.instants);
+                    found.extend(construct(model, budget, graded, false, limits));
+                }
+                found.extend(begun);
                 best_first(&mut found, budget);
             }
             // Where what waits after the boundary leaves little room, evictions chase the peak from place to place, unless they
