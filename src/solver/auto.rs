@@ -271,7 +271,7 @@ fn in_branches(model: &Model) -> Option<(Vec<u32>, u64)> {
     if peak(&order) > least / 10 * 9 {
         return None;
     }
-    let order = sink(model, &level(&late, &order));
+    let order = level(&late, &order);
     let waiting = peak(&order);
     Some((order, waiting))
 }
@@ -329,9 +329,9 @@ pub(super) fn late_starts<'a>(
     let tight = branches(model).filter(|(_, waiting)| model.moves.has(Move::Recut) && free / 5 * 4 <= *waiting);
     let strongest = ranked.first().filter(|(value, _)| *value > 0).map(|&(_, unit)| unit as usize);
     let boundary = strongest.map(|unit| Boundary::during(model, unit));
-    let late = tight.is_some().then(|| late_part(model));
+    let tight = tight.map(|(base, _)| (late_part(model), sink(model, base)));
     let starts = move |way: usize| {
-        let ((base, _), boundary, late) = (tight?, boundary.as_ref()?, late.as_ref()?);
+        let (boundary, (late, base)) = (boundary.as_ref()?, tight.as_ref()?);
         let base = Late::new(late, base).order(budget, way)?;
         let order = |&(part, pieces): &(u64, u64)| {
             let cut = boundary.graded(model.resident + free / 100 * part, &base)?;

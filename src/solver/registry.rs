@@ -2,8 +2,7 @@
 
 use super::auto::{
     Limits, Scored, bases, best_first, branches, closure_starts, construct, graded_starts, improve, late_starts,
-    recut_starts,
-    time_of_all,
+    recut_starts, time_of_all,
 };
 use super::balanced::Balanced;
 use super::chain;
