@@ -14,8 +14,8 @@ use super::level::level;
 use super::model::Model;
 use super::moves::Move;
 use super::progress::Watch;
-use super::recut::{WAYS, recut};
-use super::reorder::{branch_by_branch, late_part, shrink_first};
+use super::recut::{Late, WAYS, recut};
+use super::reorder::{branch_by_branch, late_part, shrink_first, sink};
 use super::rng::Rng;
 use super::sim::{Score, Sim};
 
@@ -29,6 +29,8 @@ const PATIENCE: usize = 3;
 const FEW: usize = 4;
 /// Hundredths of the room to keep something in, and pieces in which the rest is made again, for orders to begin with.
 const GRADED: [(u64, u64); 6] = [(94, 16), (92, 24), (98, 8), (96, 12), (90, 32), (100, 6)];
+/// The same where less waits after the loss.
+const LATE: [(u64, u64); 2] = [(75, 32), (90, 32)];
 /// Positions evaluated by a whole search when no node limit is given: about two seconds on two
 /// cores, however large the graph.
 const WORK: u64 = 130_000_000;
@@ -314,6 +316,30 @@ pub(super) fn graded_starts(model: &Model, budget: u64, ranked: &[(u64, u32)]) -
         Some(boundary.order_in_pieces(&cut, base, pieces))
     };
     parts.into_par_iter().filter_map(order).collect()
+}
+
+/// Where most of the room would be taken by what waits after the loss, as for the end of a recurrence: orders in which less waits, in one way
+/// after another, and in which what is best kept at the strongest instant is kept.
+pub(super) fn late_starts<'a>(
+    model: &'a Model,
+    budget: u64,
+    ranked: &[(u64, u32)],
+) -> impl Iterator<Item = Vec<Vec<u32>>> + use<'a> {
+    let free = budget.saturating_sub(model.resident);
+    let tight = branches(model).filter(|(_, waiting)| model.moves.has(Move::Recut) && free / 5 * 4 <= *waiting);
+    let strongest = ranked.first().filter(|(value, _)| *value > 0).map(|&(_, unit)| unit as usize);
+    let boundary = strongest.map(|unit| Boundary::during(model, unit));
+    let tight = tight.map(|(base, _)| (late_part(model), sink(model, base)));
+    let starts = move |way: usize| {
+        let (boundary, (late, base)) = (boundary.as_ref()?, tight.as_ref()?);
+        let base = Late::new(late, base).order(budget, way)?;
+        let order = |&(part, pieces): &(u64, u64)| {
+            let cut = boundary.graded(model.resident + free / 100 * part, &base)?;
+            Some(boundary.order_in_pieces(&cut, &base, pieces))
+        };
+        Some(LATE.par_iter().filter_map(order).collect())
+    };
+    (0..Late::WAYS).filter_map(starts)
 }
 
 /// Orders in which what is live at the peak is decided anew, peak after peak, in several ways from each base.

@@ -6,7 +6,7 @@ use super::auto::{Limits, branches, least_time};
 use super::bound::ranked;
 use super::exact::{self, Found};
 use super::explain;
-use super::mixed::mixed;
+use super::mixed::{copied, mixed};
 use super::model::{Model, needed};
 use super::moves::Move;
 use super::progress::Watch;
@@ -245,8 +245,15 @@ impl<'a> Frame<'a> {
         let starts: Vec<Vec<u32>> = options.starts.iter().filter_map(|plan| frame.order_of(plan)).collect();
         frame.starts.extend(starts);
         frame.limits.watch.phase("search");
+        let mut best: Option<(Vec<Step>, Timeline)> = if offloads { copied(&frame)? } else { None };
+        if let Some((steps, timeline)) = best.take_if(|(_, timeline)| timeline.time.get() <= frame.least()) {
+            return Ok(frame.outcome(steps, &timeline));
+        }
+        // What recomputation alone comes to leaves time for both together.
+        let half = offloads.then(|| frame.limits.hurried(2));
+        let whole = half.map(|half| std::mem::replace(&mut frame.limits, half));
         let order = search(&frame)?;
-        let mut best: Option<(Vec<Step>, Timeline)> = None;
+        frame.limits = whole.unwrap_or(frame.limits);
         for order in order.iter().chain(&frame.starts) {
             let (steps, timeline) = frame.steps(order)?;
             if timeline.peak <= budget && best.as_ref().is_none_or(|(_, best)| timeline.time < best.time) {

@@ -82,6 +82,16 @@ pub(super) fn mixed(frame: &Frame, order: Option<&[u32]>, peak: Bytes, best: Opt
     Ok(best.into_iter().chain(found).min_by_key(|(_, timeline)| timeline.time))
 }
 
+/// The fastest plan that runs nothing twice and offloads, of two orders: where the link is fast there is none better.
+pub(super) fn copied(frame: &Frame) -> Result<Option<Judged>> {
+    let late = || frame.limits.late();
+    let share = Effort::new(frame, WORK, &late).part(2 * LANES * ROUNDS);
+    let orders = [frame.model.keep_all(), shrink_first(&frame.model)];
+    let fit = |order| fit(frame, order, &[], Nanos(u64::MAX), &mut share.at_most(u64::MAX));
+    let found = gather(orders.into_par_iter().map(fit).collect())?;
+    Ok(found.into_iter().map(|c| c.judged).min_by_key(|(_, timeline)| timeline.time))
+}
+
 fn gather(found: Vec<Result<Option<Candidate>>>) -> Result<Vec<Candidate>> {
     found.into_iter().filter_map(Result::transpose).collect()
 }

@@ -21,6 +21,8 @@ use super::sim::Sim;
 
 /// Hundredths of the room at the peak to keep something in, and pieces in which the rest is made again: ways to decide.
 pub(super) const WAYS: [(u64, u64); 8] = [(100, 1), (96, 1), (90, 1), (80, 1), (65, 1), (90, 8), (80, 16), (80, 4)];
+/// Hundredths of the room that are left to what is made after the loss.
+const LATE: [u64; 3] = [50, 60, 40];
 /// Places of an order that are looked at one after another, at most.
 const CUTS: usize = 40;
 
@@ -35,12 +37,9 @@ pub(super) fn recut(model: &Model, base: &[u32], budget: u64, way: usize, late: 
             break;
         }
         let graph = as_graph(model, &order);
-        let (boundary, runs) = (Boundary::between(&graph, peak.at), graph.keep_all());
+        let boundary = Boundary::between(&graph, peak.at);
         let lower = |&(part, pieces): &(u64, u64)| {
-            let room = model.resident + budget.saturating_sub(model.resident) / 100 * part;
-            let cut = boundary.graded(room, &runs)?;
-            let runs = boundary.order_in_pieces(&cut, &runs, pieces);
-            let mut order: Vec<u32> = runs.into_iter().map(|run| order[run as usize]).collect();
+            let mut order = anew(&order, &boundary, part_of(model, budget, part), pieces)?;
             sim.prune(model, &mut order);
             let lower = Peak::of(&sim.profile(model, &order), budget);
             (lower.live <= peak.live && lower.excess < peak.excess).then_some((order, lower))
@@ -49,6 +48,49 @@ pub(super) fn recut(model: &Model, base: &[u32], budget: u64, way: usize, late: 
         (order, peak) = lower;
     }
     order
+}
+
+/// Ways to have less waiting after the loss than `base` has: what is live at the peak, or further down the slope behind it, is decided anew
+/// for a part of the room, so that what waits for the end of a recurrence is made again in halves or thirds. `late` counts the bytes
+/// of what is made [after the loss](super::reorder::late_part) only; the rest can be made again there.
+pub(super) struct Late<'a, 'm> {
+    late: &'a Model<'m>,
+    base: &'a [u32],
+    graph: Model<'m>,
+    places: [usize; 2],
+}
+
+impl<'a, 'm> Late<'a, 'm> {
+    pub const WAYS: usize = 2 * LATE.len();
+
+    pub fn new(late: &'a Model<'m>, base: &'a [u32]) -> Self {
+        let live = Sim::default().profile(late, base);
+        let peak = Peak::of(&live, 0);
+        let low = late.resident + (peak.live - late.resident) / 5 * 4;
+        let slope = (peak.at..live.len()).find(|&at| live[at] <= low).unwrap_or(peak.at);
+        Self { late, base, graph: as_graph(late, base), places: [slope, peak.at] }
+    }
+
+    /// What one of the ways comes to within `budget`.
+    pub fn order(&self, budget: u64, way: usize) -> Option<Vec<u32>> {
+        let boundary = Boundary::between(&self.graph, self.places[way % 2]);
+        let room = part_of(self.late, budget, LATE[way / 2 % LATE.len()]);
+        let mut order = anew(self.base, &boundary, room, 1)?;
+        Sim::default().prune(self.late, &mut order);
+        Some(order)
+    }
+}
+
+/// An order with what is best kept at a boundary of its graph within `room`, and the rest made again in pieces.
+fn anew(order: &[u32], boundary: &Boundary, room: u64, pieces: u64) -> Option<Vec<u32>> {
+    let runs: Vec<u32> = (0..order.len() as u32).collect();
+    let cut = boundary.graded(room, &runs)?;
+    let runs = boundary.order_in_pieces(&cut, &runs, pieces);
+    Some(runs.into_iter().map(|run| order[run as usize]).collect())
+}
+
+fn part_of(model: &Model, budget: u64, part: u64) -> u64 {
+    model.resident + budget.saturating_sub(model.resident) / 100 * part
 }
 
 /// Where most is live.
@@ -96,7 +138,10 @@ mod tests {
     use super::*;
     use crate::fuzz::{Shape, both_ways, layered, problem};
     use crate::plan::{Lowering, lower, simulate};
+    use crate::solver::auto::{branches, graded_starts, late_starts};
+    use crate::solver::bound::ranked;
     use crate::solver::evict::{Evictor, Rule};
+    use crate::solver::reorder::late_part;
     use crate::solver::rng::Rng;
 
     #[test]
@@ -145,6 +190,37 @@ mod tests {
             }
         }
         assert!(found[1] > found[0] && faster > 2, "found {found:?}, faster in {faster}");
+    }
+
+    /// What is best kept at the loss alone leaves evictions to chase what waits for the end of a recurrence from place to place.
+    #[test]
+    fn less_waits_after_the_loss() {
+        for (steps, part) in [(48, 80), (64, 74)] {
+            let problem = both_ways(steps);
+            let model = Model::new(&problem, true);
+            let (base, waiting) = branches(&model).expect("branches in turns");
+            let budget = model.resident + waiting / 100 * part;
+            let late = late_part(&model);
+            let ways = Late::new(&late, base);
+            for order in (0..Late::WAYS).filter_map(|way| ways.order(budget, way)) {
+                let steps = lower(&problem.graph, &model.expand(&order), Lowering::default());
+                simulate(&problem, &steps).unwrap();
+            }
+            let ranked = ranked(&model, budget);
+            let fitting = |starts: Vec<Vec<u32>>| {
+                let rng = &mut Rng::new(0);
+                let mut fits = |mut order: Vec<u32>| {
+                    Evictor::default().run(&model, &mut order, budget, Rule::PLAIN, rng, &|_| false)
+                };
+                starts.into_iter().map(&mut fits).filter(|&fits| fits).count()
+            };
+            let begun = |budget| late_starts(&model, budget, &ranked).flatten().collect::<Vec<Vec<u32>>>();
+            let all = begun(budget);
+            assert!(all.len() > 4 && fitting(all.clone()) == all.len(), "{steps} steps");
+            let graded = graded_starts(&model, budget, &ranked);
+            assert!(fitting(graded.clone()) < graded.len() / 2, "{steps} steps");
+            assert!(begun(model.resident + waiting * 2).is_empty());
+        }
     }
 
     #[test]

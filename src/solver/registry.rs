@@ -1,8 +1,8 @@
 //! The solvers by name.
 
 use super::auto::{
-    Limits, Scored, bases, best_first, branches, closure_starts, construct, graded_starts, improve, recut_starts,
-    time_of_all,
+    Limits, Scored, bases, best_first, branches, closure_starts, construct, graded_starts, improve, late_starts,
+    recut_starts, time_of_all,
 };
 use super::balanced::Balanced;
 use super::chain;
@@ -108,8 +108,19 @@ impl Solver for Auto {
             let near = |found: &[Scored]| turns.is_some() && fits(found) && near(model, found[0].1.time, frame.least());
             // Where branches are recorded in turns, next to nothing else begins as well as what the bound keeps.
             if turns.is_some() {
-                let graded = graded_starts(model, budget, &frame.instants);
-                found.extend(construct(model, budget, graded, false, limits));
+                let mut begun = Vec::new();
+                for starts in late_starts(model, budget, &frame.instants) {
+                    begun.extend(construct(model, budget, starts, false, limits));
+                    best_first(&mut begun, budget);
+                    if fits(&begun) && limits.pressed() {
+                        break;
+                    }
+                }
+                if !fits(&begun) || !limits.pressed() {
+                    let graded = graded_starts(model, budget, &frame.instants);
+                    found.extend(construct(model, budget, graded, false, limits));
+                }
+                found.extend(begun);
                 best_first(&mut found, budget);
             }
             // Where what waits after the boundary leaves little room, evictions chase the peak from place to place, unless they
