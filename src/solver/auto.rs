@@ -318,20 +318,20 @@ pub(super) fn graded_starts(model: &Model, budget: u64, ranked: &[(u64, u32)]) -
     parts.into_par_iter().filter_map(order).collect()
 }
 
-/// Where most of the room would be taken by what waits after the loss, as for the end of a recurrence: orders in which less waits, in one way
-/// after another, and in which what is best kept at the strongest instant is kept.
+/// Orders of branches recorded in turns in which less waits after the loss, in one way after another, and in which what is best kept at the
+/// strongest instant is kept.
 pub(super) fn late_starts<'a>(
     model: &'a Model,
     budget: u64,
     ranked: &[(u64, u32)],
 ) -> impl Iterator<Item = Vec<Vec<u32>>> + use<'a> {
     let free = budget.saturating_sub(model.resident);
-    let tight = branches(model).filter(|(_, waiting)| model.moves.has(Move::Recut) && free / 5 * 4 <= *waiting);
+    let branches = branches(model).filter(|_| model.moves.has(Move::Recut));
     let strongest = ranked.first().filter(|(value, _)| *value > 0).map(|&(_, unit)| unit as usize);
     let boundary = strongest.map(|unit| Boundary::during(model, unit));
-    let tight = tight.map(|(base, _)| (late_part(model), sink(model, base)));
+    let late = branches.map(|(base, _)| (late_part(model), sink(model, base)));
     let starts = move |way: usize| {
-        let (boundary, (late, base)) = (boundary.as_ref()?, tight.as_ref()?);
+        let (boundary, (late, base)) = (boundary.as_ref()?, late.as_ref()?);
         let base = Late::new(late, base).order(budget, way)?;
         let order = |&(part, pieces): &(u64, u64)| {
             let cut = boundary.graded(model.resident + free / 100 * part, &base)?;

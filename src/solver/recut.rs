@@ -214,12 +214,10 @@ mod tests {
                 };
                 starts.into_iter().map(&mut fits).filter(|&fits| fits).count()
             };
-            let begun = |budget| late_starts(&model, budget, &ranked).flatten().collect::<Vec<Vec<u32>>>();
-            let all = begun(budget);
+            let all: Vec<Vec<u32>> = late_starts(&model, budget, &ranked).flatten().collect();
             assert!(all.len() > 4 && fitting(all.clone()) == all.len(), "{steps} steps");
             let graded = graded_starts(&model, budget, &ranked);
             assert!(fitting(graded.clone()) < graded.len() / 2, "{steps} steps");
-            assert!(begun(model.resident + waiting * 2).is_empty());
         }
     }
 

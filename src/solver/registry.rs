@@ -77,6 +77,38 @@ const TIGHT: u64 = 8;
 /// Times that the best is improved again at most.
 const AGAIN: u64 = 20;
 
+/// Where branches are recorded in turns next to nothing else begins as well as what the bound keeps. Where what waits after the loss would take
+/// most of the room, less has to wait first of all.
+fn in_turns(frame: &Frame, waiting: u64) -> Vec<Scored> {
+    let (model, limits, budget) = (&frame.model, &frame.limits, frame.budget.get());
+    let tight = budget.saturating_sub(model.resident) / 5 * 4 <= waiting;
+    let mut found = Vec::new();
+    for late in [tight, !tight] {
+        if fits(&found, budget) && (late || limits.pressed()) {
+            break;
+        }
+        if !late {
+            let starts = graded_starts(model, budget, &frame.instants);
+            found.extend(construct(model, budget, starts, false, limits));
+            best_first(&mut found, budget);
+            continue;
+        }
+        for starts in late_starts(model, budget, &frame.instants) {
+            found.extend(construct(model, budget, starts, false, limits));
+            best_first(&mut found, budget);
+            if limits.late() || (fits(&found, budget) && limits.pressed()) {
+                break;
+            }
+        }
+    }
+    found
+}
+
+/// Whether the best of what was found fits.
+fn fits(found: &[Scored], budget: u64) -> bool {
+    found.first().is_some_and(|(_, score)| score.peak <= budget)
+}
+
 /// The default: the best of all heuristics by exact simulation, then improved.
 struct Auto;
 
@@ -102,30 +134,17 @@ impl Solver for Auto {
                 Some(_) => Vec::new(),
                 None => repeat::orders(model, budget, &limits.part(4).of_a_part()),
             };
+            let free = budget.saturating_sub(model.resident);
             let spread = frame.starts.iter().cloned().chain(spread).collect();
             let mut found = construct(model, budget, spread, false, &limits.part(8));
-            let fits = |found: &[Scored]| found.first().is_some_and(|(_, score)| score.peak <= budget);
+            let fits = |found: &[Scored]| fits(found, budget);
             let near = |found: &[Scored]| turns.is_some() && fits(found) && near(model, found[0].1.time, frame.least());
-            // Where branches are recorded in turns, next to nothing else begins as well as what the bound keeps.
-            if turns.is_some() {
-                let mut begun = Vec::new();
-                for starts in late_starts(model, budget, &frame.instants) {
-                    begun.extend(construct(model, budget, starts, false, limits));
-                    best_first(&mut begun, budget);
-                    if fits(&begun) && limits.pressed() {
-                        break;
-                    }
-                }
-                if !fits(&begun) || !limits.pressed() {
-                    let graded = graded_starts(model, budget, &frame.instants);
-                    found.extend(construct(model, budget, graded, false, limits));
-                }
-                found.extend(begun);
+            if let Some((_, waiting)) = turns {
+                found.extend(in_turns(frame, *waiting));
                 best_first(&mut found, budget);
             }
             // Where what waits after the boundary leaves little room, evictions chase the peak from place to place, unless they
             // begin with segments that run again one at a time.
-            let free = budget.saturating_sub(model.resident);
             let segments = match &turns {
                 Some((base, waiting)) if free / 4 * 3 < *waiting && !near(&found) => {
                     construct(model, budget, segments::orders(model, base), false, limits)
