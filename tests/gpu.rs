@@ -5,7 +5,7 @@
 
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use burn::module::{Module, Param, ParamId};
 use burn::nn::{Linear, LinearConfig};
@@ -448,6 +448,68 @@ fn stages_on_the_device_train_the_same_bits() {
     let Some(device) = device() else { return };
     for name in ["gpt", "resnet"] {
         zoo::with_model(name, &small(name), &device, 7, Stages).unwrap();
+    }
+}
+
+/// What a step takes until its device has done it, plain Burn's beside it, and what was predicted of it.
+#[test]
+#[ignore = "a table: takes minutes, and times are what they are"]
+fn times_of_plain_and_planned_steps() {
+    struct Timed(plimsoll::Settings);
+    impl ZooVisitor for Timed {
+        type Output = [Duration; 3];
+        fn visit<M: ZooModel>(
+            self,
+            _name: &'static str,
+            model: M,
+            batch: impl Fn(u64, &Device) -> M::Inputs + Send + Sync + 'static,
+        ) -> Self::Output {
+            let device = model.devices()[0].clone();
+            let (wrapped, plain) = (Rematerialize::with_settings(model.clone(), self.0), model);
+            let mut times = [Vec::new(), Vec::new()];
+            // In turns, so that what else the machine does slows down both.
+            for n in 0..12 {
+                for (planned, times) in times.iter_mut().enumerate() {
+                    let inputs = batch(n, &device);
+                    device.sync().unwrap();
+                    let start = Instant::now();
+                    match planned {
+                        0 => drop(plain.batch_loss(inputs).backward()),
+                        _ => drop(wrapped.step(inputs, |m: &M, inputs| m.batch_loss(inputs)).unwrap()),
+                    }
+                    device.sync().unwrap();
+                    times.push(start.elapsed());
+                }
+            }
+            let [plain, planned] = times.map(|mut times| {
+                let times = &mut times[2..];
+                times.sort_unstable();
+                times[times.len() / 2]
+            });
+            let predicted = wrapped.latest_plan().unwrap().predicted.time;
+            [plain, planned, Duration::from_nanos(predicted.get())]
+        }
+    }
+    let _alone = alone();
+    let Some(device) = device() else { return };
+    println!(
+        "| model | fusion | plain Burn | planned | ratio | predicted | of planned |\n|---|---|---|---|---|---|---|"
+    );
+    let only = std::env::var("PLIMSOLL_MODELS").unwrap_or_else(|_| "gpt,resnet,mixer".into());
+    let large =
+        zoo::Settings::tiny("gpt").unwrap().set("layers", 2).set("width", 128).set("sequence", 64).set("batch", 16);
+    let sizes = only.split(',').map(|name| (name, small(name))).chain([("gpt", large)]);
+    for (name, size) in sizes {
+        for fusion in [false, true] {
+            let settings = settings(Budget::Unlimited).fusion(fusion);
+            let [plain, planned, predicted] = zoo::with_model(name, &size, &device, 7, Timed(settings)).unwrap();
+            let part = |time: Duration, whole: Duration| time.as_secs_f64() / whole.as_secs_f64();
+            println!(
+                "| {name} | {fusion} | {plain:.1?} | {planned:.1?} | {:.3} | {predicted:.1?} | {:.2} |",
+                part(planned, plain),
+                part(predicted, planned)
+            );
+        }
     }
 }
 
