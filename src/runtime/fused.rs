@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use burn::tensor::{Bool, Int, Tensor};
 use burn_backend::{DType, Shape, TensorMetadata};
@@ -170,8 +170,13 @@ impl Interpreter<Fused> for Filler {
 ///
 /// Between two looks a block makes its outputs and then frees what it drops: what stays of its outputs is
 /// added to what was in use before it.
+///
+/// Each look makes whoever asks wait for the device's thread. What a block leaves is what the next one finds, so that it is looked at
+/// once for both.
 struct Watcher {
     device: CubeDevice,
+    /// Whether a block that makes something ran since the last look.
+    stale: AtomicBool,
     most: AtomicU64,
     reserved: AtomicU64,
 }
@@ -192,12 +197,12 @@ impl FusionObserver for Watcher {
         let works = block.iter().filter(|op| !matches!(op, OperationIr::Drop(_) | OperationIr::Init(_))).count();
         // One alone may work in place, and what it reads is still there when it has run.
         let made = if works > 1 { stays(block) } else { 0 };
-        self.look(made);
+        if self.stale.swap(works > 0, Ordering::Relaxed) || made > 0 {
+            self.look(made);
+        }
     }
 
-    fn block_ran(&self) {
-        self.look(0);
-    }
+    fn block_ran(&self) {}
 }
 
 /// Bytes of what a block makes and does not drop again.
@@ -242,6 +247,7 @@ struct Watch {
 
 impl Overseer for Watch {
     fn most(&self) -> Usage {
+        self.watcher.look(0);
         let most = |bytes: &AtomicU64| Bytes(bytes.load(Ordering::Relaxed));
         Usage { in_use: most(&self.watcher.most), reserved: most(&self.watcher.reserved) }
     }
@@ -371,7 +377,8 @@ impl Target for Fused {
     }
 
     fn oversee(device: &CubeDevice) -> Option<Box<dyn Overseer>> {
-        let watcher = Arc::new(Watcher { device: device.clone(), most: 0.into(), reserved: 0.into() });
+        let watcher =
+            Arc::new(Watcher { device: device.clone(), stale: false.into(), most: 0.into(), reserved: 0.into() });
         watcher.look(0);
         Some(Box::new(Watch { _observation: FusionObservation::new(watcher.clone()), watcher }))
     }
