@@ -307,14 +307,10 @@ pub(super) fn graded_starts(model: &Model, budget: u64, ranked: &[(u64, u32)]) -
     }
     let Some(&(_, unit)) = ranked.first().filter(|(value, _)| *value > 0) else { return Vec::new() };
     let boundary = Boundary::during(model, unit as usize);
-    let free = budget.saturating_sub(model.resident);
     let bases = bases(model);
     let parts: Vec<(u64, u64, &Vec<u32>)> =
         GRADED.into_iter().flat_map(|(part, pieces)| bases.iter().map(move |base| (part, pieces, base))).collect();
-    let order = |(part, pieces, base): (u64, u64, &Vec<u32>)| {
-        let cut = boundary.graded(model.resident + free / 100 * part, base)?;
-        Some(boundary.order_in_pieces(&cut, base, pieces))
-    };
+    let order = |(part, pieces, base): (u64, u64, &Vec<u32>)| boundary.graded_order(budget, part, pieces, base);
     parts.into_par_iter().filter_map(order).collect()
 }
 
@@ -325,7 +321,6 @@ pub(super) fn late_starts<'a>(
     budget: u64,
     ranked: &[(u64, u32)],
 ) -> impl Iterator<Item = Vec<Vec<u32>>> + use<'a> {
-    let free = budget.saturating_sub(model.resident);
     let branches = branches(model).filter(|_| model.moves.has(Move::Recut));
     let strongest = ranked.first().filter(|(value, _)| *value > 0).map(|&(_, unit)| unit as usize);
     let boundary = strongest.map(|unit| Boundary::during(model, unit));
@@ -333,10 +328,7 @@ pub(super) fn late_starts<'a>(
     let starts = move |way: usize| {
         let (boundary, (late, base)) = (boundary.as_ref()?, late.as_ref()?);
         let base = Late::new(late, base).order(budget, way)?;
-        let order = |&(part, pieces): &(u64, u64)| {
-            let cut = boundary.graded(model.resident + free / 100 * part, &base)?;
-            Some(boundary.order_in_pieces(&cut, &base, pieces))
-        };
+        let order = |&(part, pieces): &(u64, u64)| boundary.graded_order(budget, part, pieces, &base);
         Some(LATE.par_iter().filter_map(order).collect())
     };
     (0..Late::WAYS).filter_map(starts)

@@ -341,6 +341,14 @@ impl<'a, 'm> Boundary<'a, 'm> {
         self.order_in_pieces(cut, base, 1)
     }
 
+    /// The order `base` with what is [best kept](Self::graded) within so many hundredths of the room that `budget` leaves, and the rest made
+    /// again in pieces.
+    pub fn graded_order(&self, budget: u64, part: u64, pieces: u64, base: &[u32]) -> Option<Vec<u32>> {
+        let room = budget.saturating_sub(self.model.resident) / 100 * part;
+        let cut = self.graded(self.model.resident + room, base)?;
+        Some(self.order_in_pieces(&cut, base, pieces))
+    }
+
     /// The same, but what is made before the boundary is divided into pieces of about equal time, and what a piece makes for
     /// later ones is kept as well: so that each of them can be made again by itself, when it is wanted, and not all that
     /// comes before it with it.

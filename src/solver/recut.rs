@@ -39,7 +39,7 @@ pub(super) fn recut(model: &Model, base: &[u32], budget: u64, way: usize, late: 
         let graph = as_graph(model, &order);
         let boundary = Boundary::between(&graph, peak.at);
         let lower = |&(part, pieces): &(u64, u64)| {
-            let mut order = anew(&order, &boundary, part_of(model, budget, part), pieces)?;
+            let mut order = anew(&order, &boundary, budget, part, pieces)?;
             sim.prune(model, &mut order);
             let lower = Peak::of(&sim.profile(model, &order), budget);
             (lower.live <= peak.live && lower.excess < peak.excess).then_some((order, lower))
@@ -74,23 +74,17 @@ impl<'a, 'm> Late<'a, 'm> {
     /// What one of the ways comes to within `budget`.
     pub fn order(&self, budget: u64, way: usize) -> Option<Vec<u32>> {
         let boundary = Boundary::between(&self.graph, self.places[way % 2]);
-        let room = part_of(self.late, budget, LATE[way / 2 % LATE.len()]);
-        let mut order = anew(self.base, &boundary, room, 1)?;
+        let mut order = anew(self.base, &boundary, budget, LATE[way / 2 % LATE.len()], 1)?;
         Sim::default().prune(self.late, &mut order);
         Some(order)
     }
 }
 
-/// An order with what is best kept at a boundary of its graph within `room`, and the rest made again in pieces.
-fn anew(order: &[u32], boundary: &Boundary, room: u64, pieces: u64) -> Option<Vec<u32>> {
+/// An order whose graph has that boundary, [decided anew](Boundary::graded_order) there.
+fn anew(order: &[u32], boundary: &Boundary, budget: u64, part: u64, pieces: u64) -> Option<Vec<u32>> {
     let runs: Vec<u32> = (0..order.len() as u32).collect();
-    let cut = boundary.graded(room, &runs)?;
-    let runs = boundary.order_in_pieces(&cut, &runs, pieces);
+    let runs = boundary.graded_order(budget, part, pieces, &runs)?;
     Some(runs.into_iter().map(|run| order[run as usize]).collect())
-}
-
-fn part_of(model: &Model, budget: u64, part: u64) -> u64 {
-    model.resident + budget.saturating_sub(model.resident) / 100 * part
 }
 
 /// Where most is live.

@@ -134,7 +134,6 @@ impl Solver for Auto {
                 Some(_) => Vec::new(),
                 None => repeat::orders(model, budget, &limits.part(4).of_a_part()),
             };
-            let free = budget.saturating_sub(model.resident);
             let spread = frame.starts.iter().cloned().chain(spread).collect();
             let mut found = construct(model, budget, spread, false, &limits.part(8));
             let fits = |found: &[Scored]| fits(found, budget);
@@ -145,6 +144,7 @@ impl Solver for Auto {
             }
             // Where what waits after the boundary leaves little room, evictions chase the peak from place to place, unless they
             // begin with segments that run again one at a time.
+            let free = budget.saturating_sub(model.resident);
             let segments = match &turns {
                 Some((base, waiting)) if free / 4 * 3 < *waiting && !near(&found) => {
                     construct(model, budget, segments::orders(model, base), false, limits)
