@@ -65,8 +65,8 @@ fn assert_loss(at: &str, want: &TensorData, got: &TensorData, fused: bool) {
 /// Sums in another order, and kernels that approximate (`gelu`'s backward): how far a device may be from the CPU.
 const CPU: f64 = 0.05;
 
-/// Models for which plain Burn itself, fused, gives other results than not fused and than the CPU, far beyond rounding. Their fused
-/// steps are held to their budgets, and their bits are not looked at.
+/// Models that end in a convolution with one channel, whose result plain Burn's fused kernels misread: losses and gradients that are not those of the
+/// CPU, nor its own without fusion. Fused steps of a plan are right all the same.
 const DIFFERS: [&str; 2] = ["fno", "unet"];
 
 /// A model of the zoo on the device, costs of its ops measured once.
@@ -130,6 +130,19 @@ impl Bed<'_> {
     }
 }
 
+/// Run at the smallest budget there is a plan for. Found in time once it need not be found again in time; and where parameters come to
+/// lie another way an op may take more.
+fn at_least<T>(mut budget: Budget, run: impl Fn(Budget) -> Result<T, Error>) -> Result<T, Error> {
+    loop {
+        match run(budget) {
+            Err(Error::Infeasible { budget: tried, minimum: Some(more), .. }) if more > tried => {
+                budget = Budget::Bytes(more);
+            }
+            ran => return ran,
+        }
+    }
+}
+
 /// Every model at half of what keeping everything takes (or the least that will do, where that is more) and at the least: with and
 /// without fusion, with and without offloading.
 #[test]
@@ -156,13 +169,11 @@ fn zoo_models_train_identically_on_the_device() {
         }
         bed.fast_link();
         if cfg!(feature = "fusion") {
-            // What is fused is Burn's choice; that a plan makes no more of a difference than that is ours.
             let (fused, _, _) = kept(true);
-            let (from_exact, from_plain) = (distance(&exact[0], &plain[0]), distance(&plain[0], &fused[0]));
-            println!(
-                "{name}: plain Burn, fused: {from_exact:.1e} from what is not, {from_plain:.1e} from all kept, fused"
-            );
-            assert!(DIFFERS.contains(&name) || from_exact.max(from_plain) <= FUSED, "{name}: fused, all kept");
+            let (of_plain, of_plan) = (distance(&exact[0], &plain[0]), distance(&exact[0], &fused[0]));
+            println!("{name}, fused, from what is not: plain Burn {of_plain:.1e}, all kept {of_plan:.1e}");
+            assert_eq!(of_plain > FUSED, DIFFERS.contains(&name), "{name}: plain Burn, fused");
+            assert!(of_plan <= FUSED, "{name}: fused, all kept");
         } else {
             assert_same(name, &plain, &exact);
         }
@@ -171,13 +182,15 @@ fn zoo_models_train_identically_on_the_device() {
                 let least = bed.least(fusion, host);
                 for budget in [Budget::percent(50.0), least] {
                     let at = format!("{name} at {budget}, fusion {fusion}, offload {host}");
-                    let (got, _, _) = match bed.planned(budget, fusion, host) {
+                    let planned = |budget| bed.planned(budget, fusion, host);
+                    let ran = if budget == least { at_least(budget, planned) } else { planned(budget) };
+                    let (got, _, _) = match ran {
                         Err(Error::Infeasible { .. }) if budget != least => continue,
                         ran => ran.unwrap_or_else(|error| panic!("{at}: {error}")),
                     };
                     if fusion && cfg!(feature = "fusion") {
-                        println!("{at}: {:.1e}", distance(&plain[0], &got[0]));
-                        assert!(DIFFERS.contains(&name) || distance(&plain[0], &got[0]) <= FUSED, "{at}");
+                        println!("{at}: {:.1e}", distance(&exact[0], &got[0]));
+                        assert!(distance(&exact[0], &got[0]) <= FUSED, "{at}");
                     } else {
                         assert_same(&at, &exact, &got);
                     }
@@ -237,10 +250,10 @@ fn recorded_steps_are_one_launch_and_the_same() {
             let train = |costs: &tempfile::TempDir, budget, one_launch| {
                 let settings = settings(budget).fusion(fusion).profile_directory(Some(costs.path().to_owned()));
                 let planned = Planned { steps: 7, settings: settings.one_launch(one_launch) };
-                zoo::with_model(name, &small(name), &device, 7, planned).unwrap().unwrap()
+                zoo::with_model(name, &small(name), &device, 7, planned).unwrap()
             };
-            let (usual, as_usual, _) = train(&costs, Budget::Unlimited, false);
-            let (got, measured, plan) = train(&costs, Budget::Unlimited, true);
+            let (usual, as_usual, _) = train(&costs, Budget::Unlimited, false).unwrap();
+            let (got, measured, plan) = train(&costs, Budget::Unlimited, true).unwrap();
             let at = format!("{name}, fusion {fusion}");
             assert_same(&at, &usual, &got);
             let launches: Vec<bool> = measured.iter().map(|m| m.report.one_launch).collect();
@@ -257,7 +270,7 @@ fn recorded_steps_are_one_launch_and_the_same() {
             // It counts as the rest does: where there is no room for it steps run as usual.
             let bed = Bed { name, device: &device, costs, patience: Duration::from_secs(3), timed: false };
             let least = bed.least(fusion, false);
-            let (got, measured, _) = train(&bed.costs, least, true);
+            let (got, measured, _) = at_least(least, |budget| train(&bed.costs, budget, true)).unwrap();
             // Fused, bits depend on the plan.
             if !fusion {
                 assert_same(&at, &usual, &got);
@@ -457,7 +470,7 @@ fn stages_on_the_device_train_the_same_bits() {
 fn times_of_plain_and_planned_steps() {
     struct Timed(plimsoll::Settings);
     impl ZooVisitor for Timed {
-        type Output = [Duration; 3];
+        type Output = [Duration; 4];
         fn visit<M: ZooModel>(
             self,
             _name: &'static str,
@@ -466,34 +479,39 @@ fn times_of_plain_and_planned_steps() {
         ) -> Self::Output {
             let device = model.devices()[0].clone();
             let (wrapped, plain) = (Rematerialize::with_settings(model.clone(), self.0), model);
-            let mut times = [Vec::new(), Vec::new()];
+            let (mut times, mut traced) = ([Vec::new(), Vec::new()], Vec::new());
             // In turns, so that what else the machine does slows down both.
-            for n in 0..12 {
+            let begun = Instant::now();
+            for n in (0..).take_while(|&n| n < 12 || begun.elapsed() < Duration::from_secs(15)) {
                 for (planned, times) in times.iter_mut().enumerate() {
                     let inputs = batch(n, &device);
                     device.sync().unwrap();
                     let start = Instant::now();
                     match planned {
                         0 => drop(plain.batch_loss(inputs).backward()),
-                        _ => drop(wrapped.step(inputs, |m: &M, inputs| m.batch_loss(inputs)).unwrap()),
+                        _ => {
+                            let step = wrapped.step(inputs, |m: &M, inputs| m.batch_loss(inputs)).unwrap();
+                            traced.push(step.report.planned);
+                        }
                     }
                     device.sync().unwrap();
                     times.push(start.elapsed());
                 }
             }
-            let [plain, planned] = times.map(|mut times| {
+            let [plain, planned] = times;
+            let [plain, planned, traced] = [plain, planned, traced].map(|mut times| {
                 let times = &mut times[2..];
                 times.sort_unstable();
                 times[times.len() / 2]
             });
             let predicted = wrapped.latest_plan().unwrap().predicted.time;
-            [plain, planned, Duration::from_nanos(predicted.get())]
+            [plain, planned, traced, Duration::from_nanos(predicted.get())]
         }
     }
     let _alone = alone();
     let Some(device) = device() else { return };
     println!(
-        "| model | fusion | plain Burn | planned | ratio | predicted | of planned |\n|---|---|---|---|---|---|---|"
+        "| model | fusion | plain Burn | planned | ratio | tracing | predicted | of the rest |\n|---|---|---|---|---|---|---|---|"
     );
     let only = std::env::var("PLIMSOLL_MODELS").unwrap_or_else(|_| "gpt,resnet,mixer".into());
     let large =
@@ -502,12 +520,13 @@ fn times_of_plain_and_planned_steps() {
     for (name, size) in sizes {
         for fusion in [false, true] {
             let settings = settings(Budget::Unlimited).fusion(fusion);
-            let [plain, planned, predicted] = zoo::with_model(name, &size, &device, 7, Timed(settings)).unwrap();
+            let [plain, planned, traced, predicted] =
+                zoo::with_model(name, &size, &device, 7, Timed(settings)).unwrap();
             let part = |time: Duration, whole: Duration| time.as_secs_f64() / whole.as_secs_f64();
             println!(
-                "| {name} | {fusion} | {plain:.1?} | {planned:.1?} | {:.3} | {predicted:.1?} | {:.2} |",
+                "| {name} | {fusion} | {plain:.1?} | {planned:.1?} | {:.3} | {traced:.1?} | {predicted:.1?} | {:.2} |",
                 part(planned, plain),
-                part(predicted, planned)
+                part(predicted, planned.saturating_sub(traced))
             );
         }
     }

@@ -12,8 +12,8 @@ use crate::error::{Result, shortened};
 use crate::files::{self, Format, MAX_ENTRIES};
 use crate::units::{Bytes, Nanos};
 
-/// Version 2 added the link.
-const FORMAT: Format = Format { name: "plimsoll.profile", version: 2 };
+/// Version 2 added the link, version 3 what launching takes.
+const FORMAT: Format = Format { name: "plimsoll.profile", version: 3 };
 
 /// What one op does on a device, as measured there.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +34,11 @@ pub struct OpCost {
 }
 
 impl OpCost {
+    /// Whether it makes anything that does not lie in its inputs' storages.
+    pub fn computes(&self) -> bool {
+        self.views.iter().any(Option::is_none)
+    }
+
     /// Of an op that does nothing, with so many outputs.
     pub(crate) fn nothing(outputs: usize) -> Self {
         Self {
@@ -56,6 +61,10 @@ pub struct Profile {
     /// Its link to host memory, if that was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link: Option<Link>,
+    /// What an op that computes takes at least, as one of many that are asked for one after the other, if that was
+    /// measured: a device that is done sooner waits for whoever asks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub launch: Option<Nanos>,
     #[serde(deserialize_with = "entries")]
     entries: BTreeMap<String, OpCost>,
 }
@@ -95,6 +104,7 @@ impl Profile {
             version: FORMAT.version,
             device: device.into(),
             link: None,
+            launch: None,
             entries: BTreeMap::new(),
         }
     }

@@ -2,6 +2,7 @@
 
 mod early;
 mod format;
+mod given;
 mod lower;
 mod render;
 mod stage;
@@ -10,6 +11,7 @@ mod timeline;
 
 pub use early::early;
 pub use format::{Plan, Predicted, Status};
+pub use given::{Given, given_away};
 pub use lower::{Lowering, lower};
 pub use render::{render_steps, render_timeline};
 pub use stage::{Marker, StageStep};

@@ -14,7 +14,7 @@ use burn_cubecl::cubecl::{MemoryScope, MemoryUsage};
 use burn_cubecl::kernel::into_contiguous_aligned;
 use burn_cubecl::{CubeBackend, CubeDevice, tensor::CubeTensor};
 use burn_flex::Flex;
-use burn_ir::{HandleKind, OperationIr};
+use burn_ir::{HandleKind, OperationIr, TensorId};
 use burn_router::{CustomOpRegistry, TensorInterpreter};
 use burn_std::Metadata;
 use burn_std::id::StreamId;
@@ -24,6 +24,7 @@ use burn_std::reader::try_read_sync;
 use super::fused::through_queue as through_cube_dispatch;
 use super::probe::measure_op;
 use super::recorded::Fixed;
+use super::row::time_row;
 #[cfg(not(feature = "fusion"))]
 use super::target::through_dispatch as through_cube_dispatch;
 use super::target::{
@@ -32,7 +33,7 @@ use super::target::{
 };
 use super::timing::{Lane, Windows};
 use crate::cost::{Link, OpCost};
-use crate::units::Bytes;
+use crate::units::{Bytes, Nanos};
 
 fn tensor(handle: &HandleKind<CubeBackend>) -> &CubeTensor {
     match handle {
@@ -198,6 +199,18 @@ fn in_order(tensor: &mut CubeTensor, axes: &[usize]) {
     *tensor.meta = Metadata::new(Shape::from(shape), strides);
 }
 
+/// A tensor whose axes of one element have the strides they would have if it were contiguous from there on; the same elements.
+#[cfg(feature = "fusion")]
+pub(super) fn units_in_order(mut handle: HandleKind<CubeBackend>) -> HandleKind<CubeBackend> {
+    let (HandleKind::Float(it) | HandleKind::Int(it) | HandleKind::Bool(it) | HandleKind::Quantized(it)) = &mut handle;
+    let (shape, mut strides) = (it.meta.shape.clone(), it.meta.strides().to_vec());
+    for axis in (0..shape.len()).rev().filter(|&axis| shape[axis] == 1) {
+        strides[axis] = if axis + 1 < shape.len() { shape[axis + 1] * strides[axis + 1] } else { 1 };
+    }
+    *it.meta = Metadata::new(shape, strides);
+    handle
+}
+
 /// Strides of a tensor whose axes follow one another in memory like this, without gaps.
 fn dense(shape: &Shape, axes: impl DoubleEndedIterator<Item = usize>) -> Vec<usize> {
     let (mut strides, mut next) = (vec![1; shape.len()], 1);
@@ -310,6 +323,16 @@ impl Target for CubeBackend {
             back.push(start.elapsed());
         }
         Some(Link { d2h_bytes_per_s: rate(MOVED, &mut back), h2d_bytes_per_s: rate(MOVED, &mut there) })
+    }
+
+    fn row(
+        device: &CubeDevice,
+        handlers: &CustomOpRegistry<Self>,
+        ops: &[&OperationIr],
+        lead: usize,
+        layout: &dyn Fn(TensorId) -> String,
+    ) -> Result<Option<Nanos>, String> {
+        time_row::<Self, Self>(device, handlers, ops, lead, layout, &|tensor| Ok(tensor)).map(Some)
     }
 
     /// Of tensors: buffers that the runtime reads through are the host's, and those that pass numbers to kernels its own.

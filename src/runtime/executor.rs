@@ -1,6 +1,6 @@
 //! The executor: a plan's steps, made ready once, run once per training step.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use burn_flex::Flex;
 use burn_ir::{HandleKind, OperationIr, TensorId, TensorIr, TensorStatus};
@@ -11,7 +11,7 @@ use super::timing::{Lane, Windows};
 use crate::entity::{Entity, EntityMap, OpId, ValueId};
 use crate::error::{Error, Result};
 use crate::graph::trace::{Program, SetStatus, kind_of, panic_message, quietly};
-use crate::plan::{Marker, StageStep, Step};
+use crate::plan::{Given, Marker, StageStep, Step};
 use crate::units::Bytes;
 
 /// A value and the tensor it starts as.
@@ -29,7 +29,7 @@ pub struct Bindings<B: Target> {
 /// change from step to step is worked out in [`Executable`].
 #[derive(Clone, Copy, Debug)]
 enum Instruction {
-    /// The plan's alone: the inputs are there.
+    /// The plan's alone: inputs are there, what was given away is gone.
     Nothing,
     /// Run an operation that is ready.
     Run(u32),
@@ -69,17 +69,17 @@ pub struct Frame<B: Target> {
 #[derive(Clone, Debug)]
 struct Ready {
     op: OpId,
-    /// With its statuses set: what the plan takes over in place is given away to the backend (`ReadWrite`), everything
-    /// else is only lent, so that the backend cannot reuse a buffer the plan counts on.
+    /// With its statuses set: what the plan takes over in place, or drops right after, is given away to the backend (`ReadWrite`),
+    /// everything else is only lent, so that the backend cannot reuse a buffer the plan counts on.
     ir: OperationIr,
-    /// The inputs that it takes over.
+    /// The inputs that are given away.
     taken: Box<[ValueId]>,
     /// Its number among the random ops of the model's own, of a random op.
     random: Option<OpId>,
 }
 
 impl Ready {
-    /// Bit `k` of `taken` set: its input number `k` is taken over.
+    /// Bit `k` of `taken` set: its input number `k` is given away.
     fn new(op: OpId, ir: &OperationIr, taken: u32, random: Option<OpId>) -> Self {
         let given = ir.inputs().enumerate().filter(|(k, _)| *k < 32 && taken >> k & 1 == 1);
         let given: Vec<TensorId> = given.map(|(_, tensor)| tensor.id).collect();
@@ -103,12 +103,13 @@ pub struct Executable {
 }
 
 impl Executable {
-    /// Make `steps` ready. They must be a checked plan's for the graph of `program`.
+    /// Make `steps` ready. They must be a checked plan's for the graph of `program`; drops that are `given` are part of an op
+    /// ([`given_away`](crate::plan::given_away)).
     ///
     /// # Errors
     /// [`Error::Execution`] when a step names an op or value the program does not have.
-    pub fn new(program: &Program, steps: &[Step]) -> Result<Self> {
-        Self::of(program, steps.iter().map(Ok))
+    pub fn new(program: &Program, steps: &[Step], given: &[Given]) -> Result<Self> {
+        Self::of(program, steps.iter().map(Ok), given)
     }
 
     /// Make the steps of a pipeline's stage ready: they stop at every marker.
@@ -120,12 +121,13 @@ impl Executable {
             StageStep::Step(step) => Ok(step),
             StageStep::Marker(marker) => Err(*marker),
         });
-        Self::of(program, each)
+        Self::of(program, each, &[])
     }
 
     fn of<'a>(
         program: &Program,
         steps: impl ExactSizeIterator<Item = std::result::Result<&'a Step, Marker>>,
+        given: &[Given],
     ) -> Result<Self> {
         let tensors: EntityMap<ValueId, TensorIr> = program
             .values
@@ -149,6 +151,7 @@ impl Executable {
         let mut ready: Vec<Ready> = Vec::with_capacity(program.ops.len());
         let mut ways: BTreeMap<(OpId, u32), u32> = BTreeMap::new();
         let mut instructions = Vec::with_capacity(steps.len());
+        let (mut given, mut gone) = (given.iter().peekable(), BTreeSet::new());
         for (index, step) in steps.enumerate() {
             let step = match step {
                 Ok(step) => step,
@@ -162,15 +165,22 @@ impl Executable {
                 Step::Drop(v) | Step::Offload(v) | Step::Prefetch(v) if Some(v.index()) == begun => {
                     Instruction::Nothing
                 }
+                Step::Drop(_) if gone.contains(&index) => Instruction::Nothing,
                 Step::Compute { op, inplace } => {
                     let ir = program.ops.get(*op).ok_or_else(|| stray(index))?;
+                    let last: Vec<&Given> =
+                        std::iter::from_fn(|| given.next_if(|given| given.reader == index)).collect();
                     if program.stands_for(*op) {
                         instructions.push(program.loaded(*op).map_or(Instruction::Nothing, Instruction::Load));
                         continue;
                     }
                     // No op with more inputs than bits can work in place; if one could, the backend
                     // would write anew, which is as right and needs more memory.
-                    let taken = inplace.iter().filter(|p| p.0 < 32).fold(0, |bits, p| bits | 1 << p.0);
+                    let mut taken = inplace.iter().filter(|p| p.0 < 32).fold(0, |bits, p| bits | 1 << p.0);
+                    for last in last.into_iter().filter(|last| last.input < 32) {
+                        taken |= 1 << last.input;
+                        gone.insert(last.drop);
+                    }
                     let way = *ways.entry((*op, taken)).or_insert_with(|| {
                         ready.push(Ready::new(*op, ir, taken, random.get(op).copied()));
                         ready.len() as u32 - 1

@@ -5,8 +5,8 @@
 //! that would not fit ([`crate::plan::queue_ends`]).
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use burn::tensor::{Bool, Int, Tensor};
 use burn_backend::{DType, Shape, TensorMetadata};
@@ -15,16 +15,21 @@ use burn_flex::Flex;
 use burn_fusion::observer::{BlockOperations, FusionObservation, FusionObserver};
 use burn_fusion::stream::StreamId;
 use burn_fusion::{Fusion, FusionBackend, FusionTensor, NoOp, get_client};
-use burn_ir::{HandleKind, InitOperationIr, OperationIr, OperationOutput, RandomOpIr, TensorId, TensorIr};
+use burn_ir::{
+    BaseOperationIr, HandleKind, InitOperationIr, OperationIr, OperationOutput, RandomOpIr, TensorId, TensorIr,
+};
 use burn_router::{CustomOpRegistry, TensorInterpreter};
 
+use super::cube;
+use super::looks::{Looks, Places};
 use super::probe::{Bench, Laid, beside};
 use super::random::{self, random_op};
+use super::row::time_row;
 use super::target::{Coming, Interpreter, Overseer, Seen, Target, Usage, handle_of, through_dispatch};
 use super::timing::Windows;
 use crate::cost::{Link, OpCost};
 use crate::graph::trace::{panic_message, quietly};
-use crate::units::Bytes;
+use crate::units::{Bytes, Nanos};
 
 /// CubeCL's backend with its operations fused.
 pub type Fused = Fusion<CubeBackend>;
@@ -122,7 +127,43 @@ pub struct Filler {
     handlers: CustomOpRegistry<CubeBackend>,
 }
 
+/// Whether fused kernels could take a result for another: where an axis of one element comes before others and lies within them in memory, as of
+/// a convolution with one channel, whose channels lie innermost, or where such an axis was moved. Burn 0.22.1's fused kernels then read what lies elsewhere
+/// (`tests/gpu.rs` shows it of plain Burn).
+fn misread(op: &OperationIr, out: &TensorIr) -> bool {
+    let units = || (0..out.shape.len()).filter(|&axis| out.shape[axis] == 1 && out.shape.num_elements() > 1);
+    match op {
+        OperationIr::Module(_) => has_inner_unit(&out.shape),
+        OperationIr::BaseFloat(base) | OperationIr::BaseInt(base) | OperationIr::BaseBool(base) => match base {
+            BaseOperationIr::SwapDims(swap) => units().any(|axis| axis == swap.dim1 || axis == swap.dim2),
+            BaseOperationIr::Permute(permute) => units().any(|axis| permute.axes[axis] != axis),
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+/// Whether what comes before an operation must not be fused with what comes after it: Burn 0.22.1 takes both into one kernel if they are of
+/// tensors with one channel and with several, as around such a convolution, and writes as if all had several.
+fn apart(op: &OperationIr) -> bool {
+    matches!(op, OperationIr::Module(_)) && op.inputs().chain(op.outputs()).any(|it| has_inner_unit(&it.shape))
+}
+
+/// Whether an axis of one element, not the first, comes before another of more.
+fn has_inner_unit(shape: &Shape) -> bool {
+    (1..shape.len()).any(|axis| shape[axis] == 1 && shape[axis + 1..].iter().any(|&n| n > 1))
+}
+
 impl Filler {
+    /// Have a result's axes of one element lie where they would if all its axes followed one another in memory.
+    fn realign(&mut self, out: TensorIr) -> Result<(), String> {
+        let id = out.id;
+        let made = self.queue.get_tensor(&TensorIr { status: burn_ir::TensorStatus::ReadWrite, ..out });
+        let made = cube::units_in_order(resolved(made)?);
+        self.queue.register_tensor_to_device(id, in_queue(made)?);
+        Ok(())
+    }
+
     fn custom(&mut self, op: OperationIr) -> Result<(), String> {
         let mut device = TensorInterpreter::<CubeBackend>::with_custom_ops(self.device.clone(), self.handlers.clone());
         let mut bound = BTreeSet::new();
@@ -149,10 +190,17 @@ impl Interpreter<Fused> for Filler {
     }
 
     fn run(&mut self, op: OperationIr) {
+        // Backends end ops that fail with a panic; so does this.
         match op {
-            // Backends end ops that fail with a panic; so does this.
             OperationIr::Custom(_) => self.custom(op).unwrap_or_else(|why| panic!("{why}")),
-            op => self.queue.register_op(op),
+            op => {
+                if apart(&op) {
+                    Fused::empty_queue(&self.device).unwrap_or_else(|why| panic!("{why}"));
+                }
+                let misread: Vec<TensorIr> = op.outputs().filter(|out| misread(&op, out)).cloned().collect();
+                self.queue.register_op(op);
+                misread.into_iter().for_each(|out| self.realign(out).unwrap_or_else(|why| panic!("{why}")));
+            }
         }
     }
 
@@ -172,9 +220,10 @@ impl Interpreter<Fused> for Filler {
 /// added to what was in use before it.
 ///
 /// Each look makes whoever asks wait for the device's thread. What a block leaves is what the next one finds, so that it is looked at
-/// once for both.
+/// once for both, and there not always: see [`Places`].
 struct Watcher {
     device: CubeDevice,
+    looks: Mutex<Looks>,
     /// Whether a block that makes something ran since the last look.
     stale: AtomicBool,
     most: AtomicU64,
@@ -182,11 +231,17 @@ struct Watcher {
 }
 
 impl Watcher {
-    fn look(&self, made: u64) {
-        if let Some(usage) = CubeBackend::usage(&self.device) {
-            self.most.fetch_max(usage.in_use.get() + made, Ordering::Relaxed);
-            self.reserved.fetch_max(usage.reserved.get(), Ordering::Relaxed);
-        }
+    /// Look, and say what is in use.
+    fn look(&self, made: u64) -> Option<Bytes> {
+        let usage = CubeBackend::usage(&self.device)?;
+        let in_use = usage.in_use + Bytes(made);
+        self.most.fetch_max(in_use.get(), Ordering::Relaxed);
+        self.reserved.fetch_max(usage.reserved.get(), Ordering::Relaxed);
+        Some(in_use)
+    }
+
+    fn looks(&self) -> MutexGuard<'_, Looks> {
+        self.looks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -198,7 +253,7 @@ impl FusionObserver for Watcher {
         // One alone may work in place, and what it reads is still there when it has run.
         let made = if works > 1 { stays(block) } else { 0 };
         if self.stale.swap(works > 0, Ordering::Relaxed) || made > 0 {
-            self.look(made);
+            self.looks().pass(|| self.look(made));
         }
     }
 
@@ -230,7 +285,7 @@ fn takes(bench: &Bench<'_, CubeBackend>, fill: f64, given_away: Option<usize>) -
             filler.bind(id, in_queue(tensor)?);
         }
         Fused::empty_queue(bench.device)?;
-        let watch = Fused::oversee(bench.device).ok_or("the device has no pools")?;
+        let watch = Fused::oversee(bench.device, Places::All).ok_or("the device has no pools")?;
         let before = watch.most().in_use;
         filler.run(ready);
         Fused::empty_queue(bench.device)?;
@@ -251,13 +306,17 @@ impl Overseer for Watch {
         let most = |bytes: &AtomicU64| Bytes(bytes.load(Ordering::Relaxed));
         Usage { in_use: most(&self.watcher.most), reserved: most(&self.watcher.reserved) }
     }
+
+    fn looks(&self) -> Looks {
+        self.watcher.looks().clone()
+    }
 }
 
 /// Watches what a CubeCL device's pools hold for as long as the result lives, plain Burn's work too; `None` for any other
 /// device. Operations that are not [fused](crate::Settings::fusion) are not seen.
 pub fn watch(device: &burn::tensor::Device) -> Option<Box<dyn Overseer>> {
     match device.clone().inner().as_dispatch() {
-        burn::backend::DispatchDevice::Cube(device) => Fused::oversee(device),
+        burn::backend::DispatchDevice::Cube(device) => Fused::oversee(device, Places::All),
         _ => None,
     }
 }
@@ -362,6 +421,16 @@ impl Target for Fused {
         Ok(cost)
     }
 
+    fn row(
+        device: &CubeDevice,
+        handlers: &CustomOpRegistry<CubeBackend>,
+        ops: &[&OperationIr],
+        lead: usize,
+        layout: &dyn Fn(TensorId) -> String,
+    ) -> Result<Option<Nanos>, String> {
+        time_row::<CubeBackend, Self>(device, handlers, ops, lead, layout, &in_queue).map(Some)
+    }
+
     const QUEUES: bool = true;
 
     fn empty_queue(device: &CubeDevice) -> Result<(), String> {
@@ -376,10 +445,15 @@ impl Target for Fused {
         CubeBackend::usage(device)
     }
 
-    fn oversee(device: &CubeDevice) -> Option<Box<dyn Overseer>> {
-        let watcher =
-            Arc::new(Watcher { device: device.clone(), stale: false.into(), most: 0.into(), reserved: 0.into() });
-        watcher.look(0);
+    fn oversee(device: &CubeDevice, places: Places) -> Option<Box<dyn Overseer>> {
+        let looks = Mutex::new(Looks::at(places));
+        let watcher = Arc::new(Watcher {
+            device: device.clone(),
+            looks,
+            stale: false.into(),
+            most: 0.into(),
+            reserved: 0.into(),
+        });
         Some(Box::new(Watch { _observation: FusionObservation::new(watcher.clone()), watcher }))
     }
 

@@ -9,18 +9,22 @@ mod executor;
 mod flex;
 #[cfg(feature = "fusion")]
 mod fused;
+mod looks;
 mod pipeline;
 mod probe;
 mod random;
 mod recorded;
 #[cfg(feature = "remote")]
 pub mod remote;
+#[cfg(feature = "cubecl")]
+mod row;
 mod target;
 mod timing;
 
 pub use executor::{Binding, Bindings, Executable, Frame, Watch};
 #[cfg(feature = "fusion")]
 pub use fused::{Fused, watch};
+pub use looks::{Crests, Looks, Places};
 pub use pipeline::{Batch, ChunkProgram, Did, Failure, Made, Workers, added, mean};
 pub use probe::OpProbe;
 pub(crate) use random::seed_of;

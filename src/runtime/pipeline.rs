@@ -22,6 +22,7 @@ use burn_backend::Scalar;
 use burn_ir::HandleKind;
 
 use super::executor::{Binding, Executable, Frame};
+use super::looks::{Crests, Looks};
 use super::target::Target;
 use crate::alloc;
 use crate::entity::{OpId, ValueId};
@@ -64,6 +65,8 @@ pub struct Batch<'a, B: Target> {
     pub seed: &'a (dyn Fn(usize, OpId) -> u64 + Sync),
     /// Handlers of custom ops.
     pub handlers: &'a (dyn Fn() -> B::Handlers + Sync),
+    /// Where each device's pools hold most, as far as earlier steps showed.
+    pub crests: &'a [Crests],
 }
 
 /// One thing that a device did.
@@ -358,6 +361,8 @@ struct Worker<'a, B: Target> {
     resident: BTreeMap<ValueId, HandleKind<B>>,
     /// What the pools held before, and at most since.
     pools: Option<(Bytes, Bytes)>,
+    /// Where that is looked at.
+    looks: Looks,
     /// What was allocated before where the tensors lie.
     watched: Option<Bytes>,
     made: Made<B>,
@@ -386,6 +391,7 @@ impl<'a, B: Target> Worker<'a, B> {
             leaving: BTreeMap::new(),
             resident: BTreeMap::new(),
             pools,
+            looks: Looks::at(step.batch.crests[d].next()),
             watched,
             made,
         }
@@ -398,6 +404,9 @@ impl<'a, B: Target> Worker<'a, B> {
         match worked {
             Ok(()) => {
                 let own = self.step.accounts[self.here.index()].filter(|_| B::ON_ACCOUNTS && alloc::installed());
+                if let Some((before, _)) = self.pools {
+                    self.step.batch.crests[self.here.index()].learn(self.looks, before);
+                }
                 let pools = self.pools.map(|(before, most)| most.saturating_sub(before));
                 let watched = self.watched.and_then(|before| Some(B::watched(&self.device)?.saturating_sub(before)));
                 self.made.peak = own.map(alloc::account_peak).or(pools).or(watched);
@@ -522,12 +531,14 @@ impl<'a, B: Target> Worker<'a, B> {
         }
         let seed = |op| (batch.seed)(m.index(), op);
         loop {
-            let (device, pools) = (&self.device, &mut self.pools);
+            let (device, pools, looks) = (&self.device, &mut self.pools, &mut self.looks);
             let mut sample = |_| {
-                if let Some((_, most)) = pools.as_mut()
-                    && let Some(usage) = B::usage(device)
-                {
-                    *most = (*most).max(usage.in_use);
+                if let Some((_, most)) = pools.as_mut() {
+                    looks.pass(|| {
+                        let in_use = B::usage(device)?.in_use;
+                        *most = (*most).max(in_use);
+                        Some(in_use)
+                    });
                 }
             };
             let reached = chunk.executable.advance(device, &mut frame, seed, &mut sample)?;

@@ -8,11 +8,11 @@ use burn_ir::{HandleKind, OperationIr, TensorId, TensorIr, TensorStatus};
 use burn_router::{CustomOpRegistry, TensorInterpreter};
 
 use super::random::{self, random_op};
-use super::target::{Clock, Local, Place, Target};
+use super::target::{Clock, Local, Place, Target, parse_layout};
 use crate::alloc;
 use crate::cost::OpCost;
 use crate::cost::measure::Probe;
-use crate::entity::{OpId, ValueId};
+use crate::entity::{Entity, OpId, ValueId};
 use crate::error::Result;
 use crate::graph::trace::{Program, SetStatus, panic_message, quietly};
 use crate::units::{Bytes, Nanos};
@@ -179,6 +179,14 @@ impl<B: Target> Probe for OpProbe<'_, B> {
         B::measure(self.device, &self.handlers, &self.program.ops[op], layouts)
             .map_err(|why| B::failure(self.device, format!("measuring {op} ({})", self.program.kinds[op]), why))
     }
+
+    fn row(&mut self, ops: &[OpId], lead: usize, layout: &dyn Fn(ValueId) -> String) -> Result<Option<Nanos>> {
+        let row: Vec<&OperationIr> = ops.iter().map(|&op| &self.program.ops[op]).collect();
+        let layout = |id: TensorId| layout(ValueId::from_index(id.value() as usize));
+        let took = quietly(|| B::row(self.device, &self.handlers, &row, lead, &layout));
+        let took = took.unwrap_or_else(|panic| Err(panic_message(&*panic)));
+        took.map_err(|why| B::failure(self.device, format!("measuring {} ops from {} on", ops.len(), ops[0]), why))
+    }
 }
 
 /// What an op takes beside its own buffers, where padding is no more than that.
@@ -243,10 +251,10 @@ pub(super) fn measure_op<B: Local>(
     for (a, input) in inputs.iter().enumerate() {
         let alone = inputs.iter().filter(|t| t.id == input.id).count() == 1;
         let size = input.shape.num_elements() * input.dtype.size();
-        let candidate = alone
-            && layouts[a].is_empty()
-            && output_bytes.contains(&Bytes(size as u64))
-            && views.iter().all(Option::is_none);
+        // What lies in another order in memory, without gaps, may be written over as well.
+        let dense = layouts[a].is_empty() || parse_layout(layouts[a]).is_some_and(|(.., buffer)| buffer == size);
+        let candidate =
+            alone && dense && output_bytes.contains(&Bytes(size as u64)) && views.iter().all(Option::is_none);
         if !candidate || first_inputs.is_empty() {
             continue;
         }

@@ -10,6 +10,7 @@ use burn_flex::Flex;
 use burn_ir::{BackendIr, HandleKind, OperationIr, RandomOpIr, TensorId, TensorIr};
 use burn_router::CustomOpRegistry;
 
+use super::looks::{Looks, Places};
 use super::recorded::Fixed;
 use super::timing::Windows;
 use crate::alloc;
@@ -39,6 +40,8 @@ pub struct Usage {
 pub trait Overseer {
     /// The most it has seen of each.
     fn most(&self) -> Usage;
+    /// What it has seen, and where.
+    fn looks(&self) -> Looks;
 }
 
 /// How a tensor that comes from outside lies in memory.
@@ -257,6 +260,20 @@ pub trait Target: Backend + Debug {
         op: &OperationIr,
         layouts: &[&str],
     ) -> Result<OpCost, String>;
+    /// Ask for ops one after the other, on inputs that lie as `layout` says where none of them makes them, and say how long all
+    /// but the first `lead` take until they are done. `None` where an op is done when it was asked for.
+    ///
+    /// # Errors
+    /// Why they cannot be run without those before them.
+    fn row(
+        _: &Self::Device,
+        _: &Self::Handlers,
+        _ops: &[&OperationIr],
+        _lead: usize,
+        _layout: &dyn Fn(TensorId) -> String,
+    ) -> Result<Option<Nanos>, String> {
+        Ok(None)
+    }
     /// Whether what tensors hold can be trusted, as far as that is known without waiting for the device: backends that do
     /// their work behind the program's back mark what a failed operation should have written.
     ///
@@ -293,9 +310,9 @@ pub trait Target: Backend + Debug {
     }
     /// What the device's pools hold; `None` where the backend has none.
     fn usage(device: &Self::Device) -> Option<Usage>;
-    /// One that looks at the pools whenever work is really done; `None` where that is when it is asked for, so that whoever
+    /// One that looks at the pools whenever work is really done, at these places of it; `None` where that is when it is asked for, so that whoever
     /// asks can look for itself.
-    fn oversee(_: &Self::Device) -> Option<Box<dyn Overseer>> {
+    fn oversee(_: &Self::Device, _: Places) -> Option<Box<dyn Overseer>> {
         None
     }
     /// Begin to watch how much is allocated where its tensors lie: what is now. `None` where nobody

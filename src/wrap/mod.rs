@@ -2,6 +2,7 @@
 
 mod binding;
 mod engine;
+mod gauge;
 mod module;
 mod pipeline;
 mod planner;
@@ -10,7 +11,6 @@ mod settings;
 mod split;
 
 use std::any::Any;
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::panic::Location;
@@ -29,10 +29,11 @@ use crate::graph::trace::{
     Forward, Place, Program, StepOutput, Tensors, model_device, panic_message, quietly, trace, trace_at,
 };
 use crate::plan::{Plan, Step};
-use crate::runtime::{Lanes, Local, Overseer, Target, Usage, Watch, Windows};
+use crate::runtime::{Lanes, Local, Places, Target, Watch, Windows};
 use crate::units::{Budget, Bytes};
 use binding::{Home, Inputs, ModuleState};
 use engine::Engine;
+use gauge::Gauge;
 use pipeline::Pipeline;
 pub use pipeline::{DeviceReport, PipelineReport, PipelineSettings, Reduction};
 use planner::{Entry, Planner, Table, Untyped};
@@ -161,9 +162,10 @@ impl Shared {
         let replay = recordings.as_ref().is_some_and(|recordings| recordings.ready(entry));
         let bindings = entry.bindings(state, kept, inputs, &device, !replay);
         // Constants are counted with what is there before.
-        let gauge = Gauge::<B>::new(&device);
+        let observed = observe.is_some();
+        let gauge = Gauge::<B>::new(&device, if observed { Places::All } else { entry.crests.next() });
         let (settings, sample) = (&self.settings, || gauge.sample());
-        // Looking at pools makes whoever asks wait for the one that answers; after a drop they hold no more than before.
+        // After a drop pools hold no more than before.
         let grows = |step: usize| !matches!(entry.plan.steps.get(step), Some(Step::Drop(_)));
         // Where operations wait in a queue to be fused none has a time of its own.
         let mut windows = (settings.timed && !B::QUEUES && !replay).then(Windows::begin);
@@ -195,7 +197,10 @@ impl Shared {
         let lanes = windows.map(Windows::lanes);
         let ran = start.elapsed();
         gauge.end();
-        self.tidy::<B>(&device, entry.planned_peak + recorded, gauge.reserved.get());
+        if results.is_ok() && !replay && !observed {
+            gauge.teach(&entry.crests);
+        }
+        self.tidy::<B>(&device, entry.planned_peak + recorded, gauge.reserved());
         let peak = gauge.peak().map(|peak| peak + resident + recorded);
         if let Err(Error::OutOfMemory { .. }) = &results {
             recordings.iter_mut().for_each(|recordings| recordings.give_up("the device ran out of memory"));
@@ -204,7 +209,7 @@ impl Shared {
             }
         }
         *lock(&self.one_launch) = recordings.map_or(OneLaunch::Not, |recordings| recordings.state(entry));
-        Ok((results?, Measured { peak, reserved: gauge.reserved.get(), ran, one_launch: replay, lanes }))
+        Ok((results?, Measured { peak, reserved: gauge.reserved(), ran, one_launch: replay, lanes }))
     }
 
     /// Have the device's pools give back what they do not use, where they hold much more than a step needs: what measuring and
@@ -291,7 +296,9 @@ pub struct StepReport {
     /// The peak measured while the step ran, counted the same way. On the CPU by the counting
     /// allocator, `None` where that ([`alloc::Counting`](crate::alloc::Counting)) is not installed; on CubeCL devices what
     /// the device's pools say is in use after each step of the plan, padding included; on a worker's
-    /// devices by the worker's counting allocator. What other threads allocate counts too.
+    /// devices by the worker's counting allocator. What other threads allocate counts too. Asking pools takes time: once two steps of a
+    /// plan in a row agree, it is done after those of the plan's steps where most was in use, and after one in 128 of the others, in turns. (Where
+    /// steps are [observed](Rematerialize::step_observed), after each.)
     pub measured_peak: Option<Bytes>,
     /// The most that the device's pools held while the step ran, in use or for reuse; `None` on the
     /// CPU, which has no pools. Where that is more than twice the planned peak they give back after the step what they do not use.
@@ -680,49 +687,6 @@ impl<M> Deref for Rematerialize<M> {
     type Target = M;
     fn deref(&self) -> &M {
         &self.module
-    }
-}
-
-/// The most that a step takes beyond what was there before it: by the counting allocator where its
-/// tensors lie, or by what the device's pools say after every step of the plan.
-struct Gauge<'a, B: Target> {
-    device: &'a B::Device,
-    overseer: Option<Box<dyn Overseer>>,
-    before: Option<Bytes>,
-    most: Cell<Bytes>,
-    reserved: Cell<Option<Bytes>>,
-}
-
-impl<'a, B: Target> Gauge<'a, B> {
-    fn new(device: &'a B::Device) -> Self {
-        let pools = B::usage(device).map(|usage| usage.in_use);
-        let before = pools.or_else(|| B::watch(device));
-        let most = Cell::new(pools.unwrap_or_default());
-        Self { device, overseer: B::oversee(device), before, most, reserved: Cell::new(None) }
-    }
-
-    /// After a step of the plan.
-    fn sample(&self) {
-        if self.overseer.is_none() {
-            self.take(B::usage(self.device));
-        }
-    }
-
-    /// After the last.
-    fn end(&self) {
-        self.take(self.overseer.as_ref().map(|overseer| overseer.most()));
-    }
-
-    fn take(&self, usage: Option<Usage>) {
-        if let Some(usage) = usage {
-            self.most.set(self.most.get().max(usage.in_use));
-            self.reserved.set(self.reserved.get().max(Some(usage.reserved)));
-        }
-    }
-
-    fn peak(&self) -> Option<Bytes> {
-        let most = if self.most.get() > Bytes::ZERO { Some(self.most.get()) } else { B::watched(self.device) };
-        Some(most?.saturating_sub(self.before?))
     }
 }
 

@@ -22,7 +22,7 @@ use crate::graph::trace::{Ends, Place, Program, StepOutput, Tensors, trace_at};
 use crate::joint::{self, Method, PipelinePlan, StagePlan};
 use crate::pipeline::{Chunk, Topology};
 use crate::plan::{Marker, StageStep};
-use crate::runtime::{Batch, ChunkProgram, Did, Executable, Made, Target, Workers, added, mean, seed_of};
+use crate::runtime::{Batch, ChunkProgram, Crests, Did, Executable, Made, Target, Workers, added, mean, seed_of};
 use crate::units::{Budget, Bytes, Nanos};
 
 /// How the loss of a batch follows from those of its microbatches.
@@ -201,6 +201,8 @@ pub(super) struct Entry {
     chunks: Vec<ChunkProgram>,
     budget: Bytes,
     fingerprint: Fingerprint,
+    /// Where each device's pools hold most.
+    crests: Vec<Crests>,
     loss: Template,
     output: Template,
 }
@@ -471,6 +473,7 @@ impl Pipeline {
         let plan = plan.map_err(|error| allowance.restate(error))?;
         let chunks = plan.stages.iter().map(|stage| chunk(&program, stage)).collect::<Result<Vec<_>>>()?;
         let entry = Arc::new(Entry {
+            crests: plan.schedule.devices().iter().map(|_| Crests::default()).collect(),
             ends: program.ends,
             plan,
             chunks,
@@ -509,6 +512,7 @@ impl Pipeline {
             microbatches: &bindings,
             seed: &|m, op: OpId| seed_of(seed, number + m as u64, op),
             handlers: &|| options.settings.handlers::<B>(),
+            crests: &entry.crests,
         };
         let made = workers.run::<B>(&entry.plan.schedule, &entry.chunks, &devices, &batch, options.patience);
         let made = made.map_err(|failure| {

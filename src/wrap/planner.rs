@@ -19,8 +19,8 @@ use crate::entity::ValueId;
 use crate::error::{Error, Result};
 use crate::graph::trace::{Ends, Program, StepOutput, Tensors, Traced};
 use crate::graph::{Fingerprint, Fnv, Graph, Replay};
-use crate::plan::{Plan, Step, early, queue_ends, simulate};
-use crate::runtime::{Bindings, Executable, OpProbe, Target, Watch, seed_of};
+use crate::plan::{Plan, Step, early, given_away, queue_ends, simulate};
+use crate::runtime::{Bindings, Crests, Executable, OpProbe, Target, Watch, seed_of};
 use crate::solver;
 use crate::units::{Budget, Bytes, Nanos};
 
@@ -40,6 +40,8 @@ pub(super) struct Entry {
     /// Name of the program with its scalars.
     fingerprint: Fingerprint,
     executable: Executable,
+    /// Where runs hold most.
+    pub crests: Crests,
     results: Vec<ValueId>,
     loss: Template,
     output: Template,
@@ -387,11 +389,13 @@ impl Planner {
         // The same step called elsewhere, or only planned before, has its plan already.
         let known = known.or_else(|| self.entries.values().find(|e| e.fingerprint == fingerprint).cloned());
         let plan = match known {
-            Some(entry) if entry.plan.belongs_to(&problem.graph).is_ok() => entry.plan.clone(),
+            Some(entry) if check::check(&problem, &entry.plan).is_ok() => entry.plan.clone(),
             _ => Self::plan(settings, &problem, &budget)?,
         };
         let host_peak = check::check(&problem, &plan)?.host_peak;
-        let mut executable = Executable::new(&program, &plan.steps)?;
+        // Where they would wait in a queue, and be looked at there, there are better fewer.
+        let given = if B::QUEUES { given_away(&problem.graph, &plan.steps) } else { Vec::new() };
+        let mut executable = Executable::new(&program, &plan.steps, &given)?;
         if B::QUEUES {
             let at_once = |op| problem.loads(op) || program.replay(op) == Replay::Seeded;
             let ends = queue_ends(&problem, &plan.steps, plan.budget, &at_once)?;
@@ -407,6 +411,7 @@ impl Planner {
             kept,
             fingerprint,
             executable,
+            crests: Crests::default(),
             loss: traced.loss,
             output: traced.output,
         });
@@ -495,9 +500,9 @@ impl Planner {
     ) -> Result<Problem> {
         let name = B::describe(&state.device()?);
         let (path, profile) = self.profiles.entry(name.clone()).or_insert_with(|| open_profile(settings, name));
-        let known = (profile.len(), profile.link);
+        let known = (profile.len(), profile.link, profile.launch);
         let problem = problem_with(settings, program, state, inputs, Table::Grows(profile));
-        if (profile.len(), profile.link) != known
+        if (profile.len(), profile.link, profile.launch) != known
             && let Some(path) = path
         {
             save_profile(path, profile);
@@ -593,6 +598,13 @@ pub(super) fn problem_with<B: Target>(
         (device.d2h_bytes_per_s, device.h2d_bytes_per_s) = (link.d2h_bytes_per_s, link.h2d_bytes_per_s);
     }
     let mut costs = costs?;
+    if let Some(launch) = profile.launch {
+        for op in program.ops.keys().filter(|&op| !program.stands_for(op)) {
+            if costs[op].computes() {
+                costs[op].time = costs[op].time.max(launch);
+            }
+        }
+    }
     if let Some(link) = profile.link {
         for op in program.ops.keys() {
             if let Some(v) = program.loaded(op) {

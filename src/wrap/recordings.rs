@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use burn_ir::HandleKind;
 
-use super::Gauge;
+use super::gauge::Gauge;
 use super::planner::Entry;
 use crate::error::Result;
-use crate::runtime::{Binding, Bindings, Inlet, Recorded, Target};
+use crate::runtime::{Binding, Bindings, Inlet, Places, Recorded, Target};
 use crate::units::Bytes;
 
 /// Whether a step is [one launch](super::Settings::one_launch).
@@ -159,7 +159,7 @@ impl<B: Target> Recordings<B> {
                 if recording {
                     return run(bindings, &|| ());
                 }
-                let gauge = Gauge::<B>::new(device);
+                let gauge = Gauge::<B>::new(device, Places::All);
                 let both = || {
                     gauge.sample();
                     sample();

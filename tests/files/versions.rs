@@ -39,7 +39,11 @@ fn past_versions_are_read_and_written_as_the_newest() {
     assert_eq!(past.len(), 4, "one of each kind: {past:?}");
     for path in past {
         let text = read(&path).unwrap_or_else(|error| panic!("{error}"));
-        let newest = if path.contains("profile") || path.contains("problem") { 2 } else { 1 };
+        let newest = match () {
+            () if path.contains("profile") => 3,
+            () if path.contains("problem") => 2,
+            () => 1,
+        };
         assert!(text.contains(&format!("\"version\":{newest},")), "{path}: {text}");
         let again = tempfile::tempdir().unwrap();
         let again = again.path().join(path.rsplit('/').next().unwrap());
@@ -53,7 +57,7 @@ fn past_versions_are_read_and_written_as_the_newest() {
     plimsoll::check::check(&problem, &Plan::load(format!("{DATA}/v1.plan.json")).unwrap()).unwrap();
     let profile = Profile::load(format!("{DATA}/v1.profile.json")).unwrap();
     let gelu = profile.get("Activation.Gelu:e0c98ecf1c9de43eb2a0157968d62469").unwrap();
-    assert_eq!((profile.link, profile.len(), gelu.time), (None, 2, Nanos(34_569_127)));
+    assert_eq!((profile.link, profile.launch, profile.len(), gelu.time), (None, None, 2, Nanos(34_569_127)));
 }
 
 #[test]
@@ -90,7 +94,7 @@ fn future_versions_are_refused_as_such_whatever_they_hold() {
     tests/data/versions/v2.device.json has version 2 of plimsoll.device; this program reads up to 1: upgrade plimsoll
     tests/data/versions/v2.plan.json has version 2 of plimsoll.plan; this program reads up to 1: upgrade plimsoll
     tests/data/versions/v3.problem.json has version 3 of plimsoll.problem; this program reads up to 2: upgrade plimsoll
-    tests/data/versions/v3.profile.json has version 3 of plimsoll.profile; this program reads up to 2: upgrade plimsoll
+    tests/data/versions/v4.profile.json has version 4 of plimsoll.profile; this program reads up to 3: upgrade plimsoll
     ");
 }
 
