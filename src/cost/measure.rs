@@ -1,9 +1,10 @@
 //! Measuring what ops cost: one measurement per distinct signature, kept for the next run, and once for a device what
-//! each takes at least when they are many.
+//! they take beyond that when they are many.
 
 use std::fmt;
+use std::time::{Duration, Instant};
 
-use crate::cost::{OpCost, Profile};
+use crate::cost::{OpCost, Pace, Profile};
 use crate::entity::{EntityMap, OpId, ValueId};
 use crate::error::{Error, Result, shortened};
 use crate::units::{Bytes, Nanos};
@@ -35,15 +36,23 @@ pub trait Probe {
     fn row(&mut self, ops: &[OpId], lead: usize, layout: &dyn Fn(ValueId) -> String) -> Result<Option<Nanos>>;
 }
 
-/// Ops that are asked for one after the other to measure what that takes, and those of them that only get the device going.
-const ROW: usize = 64;
+/// At most so many ops are asked for one after the other to measure what that takes; those of them that only get the device going.
+const ROW: usize = 300;
 const LEAD: usize = 8;
+/// Fewer ops show nothing.
+const SHORTEST: usize = 4 * LEAD;
 /// Rows that are measured, from all over a step.
-const ROWS: usize = 7;
-/// What a row may hold.
+const ROWS: usize = 24;
+/// What a row may hold at once.
 const HELD: u64 = 256 << 20;
-/// What its ops may take: where they take longer, launching them is hidden.
-const SHORT: u64 = ROW as u64 * 1_000_000;
+/// What the ops of all rows may take by themselves, and those of one where they are more.
+const TIME: u64 = 1_000_000_000;
+/// Times that each row is measured; where that takes longer than anyone should wait, the least.
+const ROUNDS: usize = 15;
+const LEAST: usize = 3;
+const PATIENCE: Duration = Duration::from_secs(4);
+/// Floors that are tried between none and all that the rows leave room for.
+const FLOORS: u64 = 16;
 
 /// The cost of every op: looked up in `profile` by signature, measured and added to it where it
 /// is not there yet, or where what is there cannot be the op's. `progress` is called with the number
@@ -72,53 +81,94 @@ pub fn measure(
         progress(done, count);
         Ok(cost)
     })?;
-    if profile.launch.is_none() {
-        profile.launch = launch(probe, &costs, &layouts);
+    if profile.pace.is_none() {
+        profile.pace = pace(probe, &costs, &layouts);
     }
     Ok(costs)
 }
 
-/// What an op takes at least as one of many: the median of some rows of the program's ops. `None` where no row shows it.
-fn launch(probe: &mut dyn Probe, costs: &EntityMap<OpId, OpCost>, layouts: &Layouts) -> Option<Nanos> {
-    let ops: Vec<OpId> = costs.keys().filter(|&op| probe.stands_for(op).is_none()).collect();
-    let time = |ops: &[OpId]| ops.iter().map(|&op| costs[op].time.get()).sum::<u64>();
-    let short = |ops: &&[OpId]| {
-        let bytes: u64 = ops.iter().flat_map(|&op| &costs[op].sizes).map(|size| size.get()).sum();
-        bytes <= HELD && time(ops) <= SHORT
-    };
-    let rows: Vec<&[OpId]> = ops.chunks_exact(ROW).filter(short).collect();
-    let mut least = Vec::new();
-    for row in rows.iter().step_by(rows.len().div_ceil(ROWS).max(1)) {
-        let layout = |v: ValueId| layouts[v].clone().unwrap_or_default();
-        match probe.row(row, LEAD, &layout) {
-            Ok(Some(took)) => {
-                let computes = row[LEAD..].iter().map(|&op| &costs[op]).filter(|cost| cost.computes());
-                least.push(at_least(computes.map(|cost| cost.time.get()).collect(), took.get()));
-            }
-            Ok(None) => return None,
-            // What is made of stand-ins by one op need not suit the next.
-            Err(error) => tracing::debug!("a row of ops was not measured: {error}"),
-        }
-    }
-    least.sort_unstable();
-    least.get(least.len() / 2).map(|&nanos| Nanos(nanos))
+/// Ops in a row: what each of those that compute takes by itself, and what all take.
+struct Row {
+    each: Vec<u64>,
+    whole: u64,
 }
 
-/// What each of these must take at least for all to take `whole`; zero where they take that anyway.
-fn at_least(mut each: Vec<u64>, whole: u64) -> u64 {
-    each.sort_unstable();
-    let mut longer: u64 = each.iter().sum();
-    if longer >= whole {
-        return 0;
-    }
-    for (shorter, &time) in each.iter().enumerate() {
-        // So many are shorter than this one, and as long as it is not enough to make them as long.
-        if longer + shorter as u64 * time >= whole {
-            return (whole - longer) / shorter.max(1) as u64;
+/// What ops take in a row, from rows of the program's. `None` where no row shows it.
+fn pace(probe: &mut dyn Probe, costs: &EntityMap<OpId, OpCost>, layouts: &Layouts) -> Option<Pace> {
+    let ops: Vec<OpId> = costs.keys().filter(|&op| probe.stands_for(op).is_none()).collect();
+    let time = |ops: &[OpId]| ops.iter().map(|&op| costs[op].time.get()).fold(0, u64::saturating_add);
+    let bytes = |ops: &[OpId]| {
+        let sizes = ops.iter().flat_map(|&op| &costs[op].sizes);
+        sizes.map(|size| size.get()).fold(0, u64::saturating_add)
+    };
+    let fits = |ops: &[OpId]| ops.len() <= ROW && bytes(ops) <= HELD && time(ops) <= TIME;
+    // As long as they can be: whoever asks gets ahead of the device as in a step. What gets it going for one is the end of the one before.
+    let (mut all, mut parts) = (Vec::new(), vec![(0_usize, ops.len())]);
+    while let Some((from, to)) = parts.pop() {
+        let row = &ops[from.saturating_sub(LEAD)..to];
+        match from.midpoint(to) {
+            _ if to - from < SHORTEST => {}
+            _ if fits(row) => all.push(row),
+            middle => parts.extend([(middle, to), (from, middle)]),
         }
-        longer -= time;
     }
-    whole.checked_div(each.len() as u64).unwrap_or(0)
+    let every = |nth: usize| all.iter().copied().step_by(nth);
+    let few = |&nth: &usize| every(nth).len() <= ROWS && every(nth).map(time).fold(0, u64::saturating_add) <= TIME;
+    let mut rows: Vec<(&[OpId], Vec<u64>)> =
+        every((1..=all.len()).find(few).unwrap_or(1)).map(|ops| (ops, Vec::new())).collect();
+    let begun = Instant::now();
+    // In turns, so that what else the machine does meets all alike; the first time kernels are made ready.
+    for round in 0..=ROUNDS {
+        if round > LEAST && begun.elapsed() > PATIENCE {
+            break;
+        }
+        let mut failed = Vec::new();
+        for (at, (ops, took)) in rows.iter_mut().enumerate() {
+            match probe.row(ops, LEAD, &|v| layouts[v].clone().unwrap_or_default()) {
+                Ok(Some(all)) => took.extend((round > 0).then_some(all.get())),
+                Ok(None) => return None,
+                // What is made of stand-ins by one op need not suit the next.
+                Err(error) => {
+                    tracing::debug!("a row of ops was not measured: {error}");
+                    failed.push(at);
+                }
+            }
+        }
+        failed.iter().rev().for_each(|&at| drop(rows.swap_remove(at)));
+    }
+    let rows: Vec<Row> = rows
+        .into_iter()
+        .map(|(ops, mut took)| {
+            took.sort_unstable();
+            let computes = ops[LEAD..].iter().map(|&op| &costs[op]).filter(|cost| cost.computes());
+            Row { each: computes.map(|cost| cost.time.get()).collect(), whole: took[took.len() / 2] }
+        })
+        .collect();
+    (!rows.is_empty()).then(|| fit(&rows))
+}
+
+/// The pace at which the rows together take what they took, and each by itself most nearly does. None where the ops by themselves
+/// take that.
+fn fit(rows: &[Row]) -> Pace {
+    let whole = rows.iter().map(|row| row.whole).sum();
+    let takes = |pace: Pace, row: &Row| row.each.iter().map(|&time| pace.of(Nanos(time)).get()).sum::<u64>();
+    let all = |pace: Pace| rows.iter().map(|row| takes(pace, row)).sum::<u64>();
+    // The least that makes all take what they took.
+    let least = |pace: &dyn Fn(Nanos) -> Pace| {
+        let (mut low, mut high) = (0, whole);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if all(pace(Nanos(middle))) < whole { low = middle + 1 } else { high = middle }
+        }
+        Nanos(low)
+    };
+    let Nanos(floor) = least(&|floor| Pace { gap: Nanos::ZERO, floor });
+    let fitted = (0..=FLOORS).map(|part| {
+        let floor = Nanos(floor * part / FLOORS);
+        Pace { gap: least(&|gap| Pace { gap, floor }), floor }
+    });
+    let off = |pace: &Pace| rows.iter().map(|row| row.whole.abs_diff(takes(*pace, row))).sum::<u64>();
+    fitted.min_by_key(off).unwrap_or_default()
 }
 
 /// The cost of every op, as `profile` has it: nothing is run.
@@ -217,16 +267,17 @@ mod tests {
     /// Op `n` reads value `n` and makes value `n + 1`; every third is a view, and takes no time.
     struct Chain {
         ops: usize,
-        /// Of one op in five, twice that of the next, and so on.
+        /// Of one op in five, twice that of the next, and so on; in the second half of the ops three times that.
         time: u64,
-        /// What an op that computes takes at least in a row.
-        launch: Option<u64>,
+        /// In a row.
+        pace: Option<Pace>,
         /// Rows that begin so fail.
         fail: Vec<usize>,
         rows: usize,
     }
 
-    const DEFAULT: Chain = Chain { ops: 1000, time: 100, launch: Some(340), fail: Vec::new(), rows: 0 };
+    const PACE: Pace = Pace { gap: Nanos::ZERO, floor: Nanos(340) };
+    const DEFAULT: Chain = Chain { ops: 1000, time: 100, pace: Some(PACE), fail: Vec::new(), rows: 0 };
 
     impl Chain {
         fn is_view(op: OpId) -> bool {
@@ -234,7 +285,13 @@ mod tests {
         }
 
         fn takes(&self, op: OpId) -> u64 {
-            if Self::is_view(op) { 0 } else { self.time * (op.index() as u64 % 5 + 1) }
+            let longer = 1 + 2 * u64::from(op.index() > self.ops / 2);
+            if Self::is_view(op) { 0 } else { self.time * longer * (op.index() as u64 % 5 + 1) }
+        }
+
+        fn in_row(&self, ops: &[OpId], pace: Pace) -> u64 {
+            let computes = ops.iter().filter(|&&op| !Self::is_view(op));
+            computes.map(|&op| pace.of(Nanos(self.takes(op))).get()).sum()
         }
     }
 
@@ -252,7 +309,7 @@ mod tests {
             "as it starts".into()
         }
         fn signature(&self, op: OpId, layouts: &[&str]) -> String {
-            format!("{} {layouts:?}", op.index() % 15)
+            format!("{} {} {layouts:?}", op.index() % 15, op.index() > self.ops / 2)
         }
         fn measure(&mut self, op: OpId, _: &[&str]) -> Result<OpCost> {
             let views = vec![Self::is_view(op).then_some(0)];
@@ -267,60 +324,74 @@ mod tests {
             if self.fail.contains(&first) {
                 return Err(Error::Execution { at: "a row".into(), why: "an index out of range".into() });
             }
-            let Some(launch) = self.launch else { return Ok(None) };
-            let each = |&op: &OpId| if Self::is_view(op) { 0 } else { self.takes(op).max(launch) };
-            Ok(Some(Nanos(ops[lead..].iter().map(each).sum())))
+            Ok(self.pace.map(|pace| Nanos(self.in_row(&ops[lead..], pace))))
         }
     }
 
-    fn measured(chain: &mut Chain, profile: &mut Profile) -> Option<Nanos> {
+    fn measured(chain: &mut Chain, profile: &mut Profile) -> Option<Pace> {
         let values = chain.ops + 1;
         let costs = measure(chain, values, profile, &mut |_, _| ()).unwrap();
-        // By itself, whatever launching takes.
+        // By itself, whatever it takes in a row.
         assert_eq!(costs[OpId::from_index(1)].time, Nanos(2 * chain.time));
-        profile.launch
+        profile.pace
     }
 
     #[test]
-    fn launching_is_what_ops_of_a_row_take_at_least() {
-        for launch in [101, 340, 500, 501, 4000] {
-            let (mut chain, mut profile) = (Chain { launch: Some(launch), ..DEFAULT }, Profile::new("a device"));
-            assert_eq!(measured(&mut chain, &mut profile), Some(Nanos(launch)));
-            assert!(chain.rows > ROWS / 2 && chain.rows <= ROWS, "{}", chain.rows);
+    fn the_pace_is_what_rows_of_ops_take() {
+        for (gap, floor) in [(0, 101), (0, 340), (0, 4000), (70, 0), (4000, 0), (0, 0)] {
+            let (pace, mut profile) = (Pace { gap: Nanos(gap), floor: Nanos(floor) }, Profile::new("a device"));
+            let mut chain = Chain { pace: Some(pace), ..DEFAULT };
+            assert_eq!(measured(&mut chain, &mut profile), Some(pace));
+            assert_eq!(chain.rows, 4 * (ROUNDS + 1));
             // Known, it is not measured again.
-            assert_eq!(measured(&mut Chain { launch: Some(70), ..DEFAULT }, &mut profile), Some(Nanos(launch)));
+            assert_eq!(measured(&mut Chain { pace: Some(PACE), ..DEFAULT }, &mut profile), Some(pace));
         }
-        for launch in [0, 100] {
-            let mut chain = Chain { launch: Some(launch), ..DEFAULT };
-            assert_eq!(measured(&mut chain, &mut Profile::new("a device")), Some(Nanos::ZERO));
+        // Both at once: exactly altogether, and nearly in each part.
+        for (gap, floor) in [(50, 340), (200, 900), (20, 2000)] {
+            let pace = Pace { gap: Nanos(gap), floor: Nanos(floor) };
+            let mut chain = Chain { pace: Some(pace), ..DEFAULT };
+            let got = measured(&mut chain, &mut Profile::new("a device")).unwrap();
+            let ops: Vec<OpId> = (1..chain.ops - 1).map(OpId::from_index).collect();
+            for part in ops.chunks(250).chain([&ops[..]]) {
+                let (took, said) = (chain.in_row(part, pace), chain.in_row(part, got));
+                assert!(took.abs_diff(said) <= took / 50, "{pace:?} {got:?}: {took} {said}");
+            }
         }
+    }
+
+    #[test]
+    fn rows_are_no_more_than_there_is_time_for() {
+        let mut chain = Chain { ops: 8_000, ..DEFAULT };
+        assert_eq!(measured(&mut chain, &mut Profile::new("a device")), Some(PACE));
+        let rows = chain.rows / (ROUNDS + 1);
+        assert!(rows > ROWS / 2 && rows <= ROWS, "{rows}");
+        let mut chain = Chain { time: 450_000, ..DEFAULT };
+        measured(&mut chain, &mut Profile::new("a device")).unwrap();
+        assert_eq!(chain.rows, 2 * (ROUNDS + 1));
     }
 
     #[test]
     fn rows_that_cannot_run_are_left_out() {
         let mut profile = Profile::new("a device");
-        let mut chain = Chain { fail: vec![1, 1 + 3 * ROW], ..DEFAULT };
-        assert_eq!(measured(&mut chain, &mut profile), Some(Nanos(340)));
+        let mut chain = Chain { fail: vec![1], ..DEFAULT };
+        assert_eq!(measured(&mut chain, &mut profile), Some(PACE));
         let mut chain = Chain { fail: (0..1000).collect(), ..DEFAULT };
         assert_eq!(measured(&mut chain, &mut Profile::new("a device")), None);
     }
 
     #[test]
-    fn launching_is_not_known_where_work_is_done_when_asked_for_or_takes_long_or_is_little() {
-        let none = Chain { launch: None, ..DEFAULT };
-        for mut chain in [none, Chain { time: 10_000_000, ..DEFAULT }, Chain { ops: ROW, ..DEFAULT }] {
+    fn the_pace_is_not_known_where_work_is_done_when_asked_for_or_takes_long_or_is_little() {
+        let none = Chain { pace: None, ..DEFAULT };
+        for mut chain in [none, Chain { time: 20_000_000, ..DEFAULT }, Chain { ops: SHORTEST, ..DEFAULT }] {
             assert_eq!(measured(&mut chain, &mut Profile::new("a device")), None);
             assert!(chain.rows <= 1);
         }
     }
 
     #[test]
-    fn what_each_takes_at_least() {
-        assert_eq!(at_least(vec![], 10), 0);
-        assert_eq!(at_least(vec![5], 3), 0);
-        assert_eq!(at_least(vec![5], 9), 9);
-        assert_eq!(at_least(vec![9, 1, 2], 12), 0);
-        assert_eq!(at_least(vec![9, 1, 2], 15), 3);
-        assert_eq!(at_least(vec![9, 1, 2], 30), 10);
+    fn ops_that_take_less_in_a_row_than_by_themselves_have_no_pace() {
+        let rows = [Row { each: vec![9, 1, 2], whole: 11 }, Row { each: vec![], whole: 0 }];
+        assert_eq!(fit(&rows), Pace::default());
+        assert_eq!(fit(&[Row { each: vec![9, 1, 2], whole: 15 }]), Pace { gap: Nanos(1), floor: Nanos::ZERO });
     }
 }

@@ -12,5 +12,5 @@ pub mod roofline;
 pub use catalog::DeviceSpec;
 pub use device::{Device, Link};
 pub use problem::{Costs, Problem};
-pub use profile::{OpCost, Profile};
+pub use profile::{OpCost, Pace, Profile};
 pub use roofline::Roofline;

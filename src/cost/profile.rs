@@ -12,7 +12,7 @@ use crate::error::{Result, shortened};
 use crate::files::{self, Format, MAX_ENTRIES};
 use crate::units::{Bytes, Nanos};
 
-/// Version 2 added the link, version 3 what launching takes.
+/// Version 2 added the link, version 3 the pace.
 const FORMAT: Format = Format { name: "plimsoll.profile", version: 3 };
 
 /// What one op does on a device, as measured there.
@@ -50,6 +50,23 @@ impl OpCost {
     }
 }
 
+/// What ops take as some of many that are asked for one after the other, by what each takes by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pace {
+    /// Between one and the next; and by how much whoever asks slows down a device that shares its processor.
+    pub gap: Nanos,
+    /// What each takes at least: a device that is done sooner waits for whoever asks.
+    pub floor: Nanos,
+}
+
+impl Pace {
+    /// What an op takes in a row that takes so long by itself.
+    pub fn of(&self, time: Nanos) -> Nanos {
+        Nanos(time.get().saturating_add(self.gap.get())).max(self.floor)
+    }
+}
+
 /// A table of op costs for one device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -61,10 +78,9 @@ pub struct Profile {
     /// Its link to host memory, if that was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link: Option<Link>,
-    /// What an op that computes takes at least, as one of many that are asked for one after the other, if that was
-    /// measured: a device that is done sooner waits for whoever asks.
+    /// What ops that compute take in a row, if that was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub launch: Option<Nanos>,
+    pub pace: Option<Pace>,
     #[serde(deserialize_with = "entries")]
     entries: BTreeMap<String, OpCost>,
 }
@@ -104,7 +120,7 @@ impl Profile {
             version: FORMAT.version,
             device: device.into(),
             link: None,
-            launch: None,
+            pace: None,
             entries: BTreeMap::new(),
         }
     }

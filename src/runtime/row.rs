@@ -10,9 +10,6 @@ use super::target::{Interpreter, Local, Target};
 use crate::graph::trace::SetStatus;
 use crate::units::Nanos;
 
-/// Times that a row is run; what counts is the median.
-const REPEATS: usize = 5;
-
 /// See [`Target::row`]: for a backend `B` whose ops are measured by itself or within another's, `given` a tensor of the other's.
 pub(super) fn time_row<L: Local, B: Target<Device = L::Device>>(
     device: &B::Device,
@@ -58,17 +55,8 @@ pub(super) fn time_row<L: Local, B: Target<Device = L::Device>>(
         Ok(start.elapsed())
     };
     // Both wait once for the device.
-    run(ops.len())?;
-    let (mut first, mut all) = (Vec::new(), Vec::new());
-    for _ in 0..REPEATS {
-        first.push(run(lead)?);
-        all.push(run(ops.len())?);
-    }
-    let median = |times: &mut Vec<Duration>| {
-        times.sort_unstable();
-        times[times.len() / 2]
-    };
-    let took = median(&mut all).saturating_sub(median(&mut first));
+    let first = run(lead)?;
+    let took = run(ops.len())?.saturating_sub(first);
     Ok(Nanos(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX)))
 }
 

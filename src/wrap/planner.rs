@@ -393,7 +393,7 @@ impl Planner {
             _ => Self::plan(settings, &problem, &budget)?,
         };
         let host_peak = check::check(&problem, &plan)?.host_peak;
-        // Where they would wait in a queue, and be looked at there, there are better fewer.
+        // A drop waits in the queue as an op does, and until then keeps fused kernels from writing where they read.
         let given = if B::QUEUES { given_away(&problem.graph, &plan.steps) } else { Vec::new() };
         let mut executable = Executable::new(&program, &plan.steps, &given)?;
         if B::QUEUES {
@@ -500,9 +500,9 @@ impl Planner {
     ) -> Result<Problem> {
         let name = B::describe(&state.device()?);
         let (path, profile) = self.profiles.entry(name.clone()).or_insert_with(|| open_profile(settings, name));
-        let known = (profile.len(), profile.link, profile.launch);
+        let known = (profile.len(), profile.link, profile.pace);
         let problem = problem_with(settings, program, state, inputs, Table::Grows(profile));
-        if (profile.len(), profile.link, profile.launch) != known
+        if (profile.len(), profile.link, profile.pace) != known
             && let Some(path) = path
         {
             save_profile(path, profile);
@@ -598,11 +598,10 @@ pub(super) fn problem_with<B: Target>(
         (device.d2h_bytes_per_s, device.h2d_bytes_per_s) = (link.d2h_bytes_per_s, link.h2d_bytes_per_s);
     }
     let mut costs = costs?;
-    if let Some(launch) = profile.launch {
+    if let Some(pace) = profile.pace {
         for op in program.ops.keys().filter(|&op| !program.stands_for(op)) {
-            if costs[op].computes() {
-                costs[op].time = costs[op].time.max(launch);
-            }
+            // What only looks at a tensor another way is not asked of the device.
+            costs[op].time = if costs[op].computes() { pace.of(costs[op].time) } else { Nanos::ZERO };
         }
     }
     if let Some(link) = profile.link {

@@ -57,7 +57,7 @@ fn past_versions_are_read_and_written_as_the_newest() {
     plimsoll::check::check(&problem, &Plan::load(format!("{DATA}/v1.plan.json")).unwrap()).unwrap();
     let profile = Profile::load(format!("{DATA}/v1.profile.json")).unwrap();
     let gelu = profile.get("Activation.Gelu:e0c98ecf1c9de43eb2a0157968d62469").unwrap();
-    assert_eq!((profile.link, profile.launch, profile.len(), gelu.time), (None, None, 2, Nanos(34_569_127)));
+    assert_eq!((profile.link, profile.pace, profile.len(), gelu.time), (None, None, 2, Nanos(34_569_127)));
 }
 
 #[test]
