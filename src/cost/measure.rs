@@ -114,27 +114,27 @@ fn pace(probe: &mut dyn Probe, costs: &EntityMap<OpId, OpCost>, layouts: &Layout
     }
     let every = |nth: usize| all.iter().copied().step_by(nth);
     let few = |&nth: &usize| every(nth).len() <= ROWS && every(nth).map(time).fold(0, u64::saturating_add) <= TIME;
-    let mut rows: Vec<(&[OpId], Vec<u64>)> =
-        every((1..=all.len()).find(few).unwrap_or(1)).map(|ops| (ops, Vec::new())).collect();
+    let rows = every((1..=all.len()).find(few).unwrap_or(1));
+    let mut rows: Vec<(&[OpId], Vec<u64>)> = rows.map(|ops| (ops, Vec::new())).collect();
     let begun = Instant::now();
     // In turns, so that what else the machine does meets all alike; the first time kernels are made ready.
     for round in 0..=ROUNDS {
         if round > LEAST && begun.elapsed() > PATIENCE {
             break;
         }
-        let mut failed = Vec::new();
-        for (at, (ops, took)) in rows.iter_mut().enumerate() {
+        let mut ran = Vec::with_capacity(rows.len());
+        for (ops, mut took) in rows {
             match probe.row(ops, LEAD, &|v| layouts[v].clone().unwrap_or_default()) {
-                Ok(Some(all)) => took.extend((round > 0).then_some(all.get())),
+                Ok(Some(all)) => {
+                    took.extend((round > 0).then_some(all.get()));
+                    ran.push((ops, took));
+                }
                 Ok(None) => return None,
                 // What is made of stand-ins by one op need not suit the next.
-                Err(error) => {
-                    tracing::debug!("a row of ops was not measured: {error}");
-                    failed.push(at);
-                }
+                Err(error) => tracing::debug!("a row of ops was not measured: {error}"),
             }
         }
-        failed.iter().rev().for_each(|&at| drop(rows.swap_remove(at)));
+        rows = ran;
     }
     let rows: Vec<Row> = rows
         .into_iter()
